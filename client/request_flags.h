@@ -1,0 +1,29 @@
+// The flags that describe a generation, and the request they make.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <absl/status/statusor.h>
+#include <absl/strings/string_view.h>
+
+#include "client/flags.h"
+#include "proto/inference.pb.h"
+
+namespace tessera {
+
+// --max-tokens, --temperature, --top-p, ... --stop, --stop-ids.
+std::vector<FlagSpec> SamplingFlags();
+
+// Sets what SamplingFlags() were given; all else stays as it is, which leaves the server's
+// defaults.
+void ApplySamplingFlags(const Flags& flags, v1::GenerateRequest& request);
+
+// Appends `more` to `flags`.
+void Append(std::vector<FlagSpec>& flags, const std::vector<FlagSpec>& more);
+
+// Checks that a command-line argument is UTF-8, which protobuf's strings must be.
+// kInvalidArgument: names the flag and the byte.
+absl::Status CheckUtf8(absl::string_view flag, absl::string_view text);
+
+}  // namespace tessera

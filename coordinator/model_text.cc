@@ -1,0 +1,60 @@
+#include "coordinator/model_text.h"
+
+#include <utility>
+
+#include <absl/strings/str_cat.h>
+
+#include "common/status_macros.h"
+
+namespace tessera {
+
+absl::StatusOr<ModelText> ModelText::Load(const std::string& dir, absl::string_view template_name) {
+  ModelText text(absl::OkStatus());
+  auto tokenizer = Tokenizer::Load(dir);
+  if (absl::IsNotFound(tokenizer.status())) {
+    return ModelText(absl::FailedPreconditionError(
+        absl::StrCat("the model has no tokenizer: ", dir, "/tokenizer.json is missing")));
+  }
+  if (!tokenizer.ok()) return tokenizer.status();
+  text.tokenizer_ = *std::move(tokenizer);
+  auto chat = ChatTemplate::Load(dir, template_name);
+  if (chat.ok()) {
+    text.template_ = *std::move(chat);
+  } else if (absl::IsFailedPrecondition(chat.status())) {
+    text.no_template_ = chat.status();
+  } else {
+    return chat.status();
+  }
+  return text;
+}
+
+std::string ModelText::chat_template() const {
+  return template_.has_value() ? template_->name() : "";
+}
+
+absl::StatusOr<std::vector<int32_t>> ModelText::Encode(absl::string_view text,
+                                                       SpecialAffixes affixes) const {
+  RETURN_IF_ERROR(no_tokenizer_);
+  return tokenizer_->Encode(text, {.affixes = affixes});
+}
+
+absl::StatusOr<std::vector<int32_t>> ModelText::EncodeChat(
+    absl::Span<const ChatMessage> messages) const {
+  RETURN_IF_ERROR(no_tokenizer_);
+  RETURN_IF_ERROR(no_template_);
+  ASSIGN_OR_RETURN(const std::vector<ChatSegment> rendered, template_->Render(messages, {}));
+  std::vector<TextSegment> segments;
+  for (const ChatSegment& segment : rendered) {
+    const bool own = segment.kind == ChatSegment::Kind::kTemplate;
+    segments.push_back({segment.text, own ? SpecialText::kMatch : SpecialText::kPlain});
+  }
+  return tokenizer_->EncodeSegments(segments, SpecialAffixes::kNone);
+}
+
+absl::StatusOr<std::string> ModelText::Decode(absl::Span<const int32_t> ids,
+                                              DecodeSpecial special) const {
+  RETURN_IF_ERROR(no_tokenizer_);
+  return tokenizer_->Decode(ids, special);
+}
+
+}  // namespace tessera

@@ -1,0 +1,56 @@
+// Causal attention of a step's query rows over the paged KV cache: decode and prefill rows
+// together.
+#pragma once
+
+#include <cstdint>
+
+#include <absl/status/status.h>
+
+#include "common/dtype.h"
+#include "kernels/runtime/stream.h"
+
+namespace tessera {
+
+// Sequence i of the step owns query rows [q_start[i], q_start[i + 1]); they are the last rows of
+// its context[i] cached tokens, so row j of m attends to the first context[i] - m + j + 1 tokens.
+// out = softmax(scale * q k^T) v, softmax in fp32. Query head j reads kv head j / (h / g).
+// The cache layout is in rope_kv_write.h.
+// The first `decode_sequences` sequences have exactly one row each, rows 0, 1, 2, ...; the rest
+// follow. Rows of no sequence (from q_start[s] on) get zeros. What lies in the cache behind a
+// context is never used.
+// On CUDA the grid depends on the host sizes only (t, s, decode_sequences, max_context), so that a
+// captured launch serves any contents of the device arrays; and results repeat bit for bit, and do
+// not depend on what other sequences of the step hold (they can depend on decode_sequences).
+// seq_slot, q_start and context are read before the kernels ahead in the stream have finished: they
+// must come from a copy, or from a kernel that cannot still be running then.
+struct PagedAttentionArgs {
+  const void* q = nullptr;        // [t, h, e] of `dtype`, device, rotated
+  const void* k_cache = nullptr;  // [blocks, g, block_size, e] of `dtype`, device
+  const void* v_cache = nullptr;
+  const int32_t* block_table = nullptr;  // [slots, max_blocks] device
+  const int32_t* seq_slot =
+      nullptr;  // [s] device: its row of block_table; negative: padding, rows get zeros
+  const int32_t* q_start = nullptr;  // [s + 1] device
+  const int32_t* context = nullptr;  // [s] device, tokens cached including this step's
+  void* out = nullptr;               // [t, h, e] of `dtype`
+  int64_t t = 0, s = 0, h = 0, g = 0, e = 0;
+  int64_t decode_sequences = 0;
+  int64_t block_size = 0, max_blocks = 0;
+  int64_t blocks = 0;     // in the cache: a table entry beyond is clamped, never read out of bounds
+  int64_t max_query = 0;  // host bound on a prefill sequence's rows; 0 when there is none
+  int64_t max_context = 0;  // host bound on context[i], for choosing the split of the grid
+  float scale = 0.f;        // positive
+  DType dtype = DType::kF32;
+  void* workspace = nullptr;  // PagedAttentionWorkspaceBytes() (paged_attention_config.h) or more
+  int64_t workspace_bytes = 0;
+};
+
+// Enqueues on `stream`; never synchronises or allocates. t = 0 is a no-op.
+// kInvalidArgument: negative size, h not a multiple of g, decode_sequences above s or t, workspace
+// too small, 2^32 units of 16 cached tokens or more over sequences and kv heads (CUDA).
+// kUnimplemented: e other than 32, 64, 128; block_size not a multiple of 16; dtype other than kF32
+// (CPU), kBf16, kF16 (CUDA).
+absl::Status PagedAttentionCpu(const PagedAttentionArgs& args, const Stream& stream);
+absl::Status PagedAttentionCuda(const PagedAttentionArgs& args, const Stream& stream);
+
+}  // namespace tessera

@@ -1,0 +1,67 @@
+// Launches that overlap with the end of the kernel before them (programmatic dependent launch).
+#pragma once
+
+#include <utility>
+
+#include <absl/status/status.h>
+#include <cuda_runtime.h>
+
+#include "kernels/runtime/cuda_status.h"
+
+namespace tessera {
+
+// Waits until the kernels before this one in the stream have finished and their writes are visible.
+// A kernel launched through LaunchDependent() calls it in every block before it touches memory that
+// an earlier kernel of the stream reads or writes. Does nothing below sm_90.
+__device__ __forceinline__ void WaitForPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel of the stream start its blocks as soon as every block of this one has said
+// so or left. It promises nothing about memory: the next kernel still waits with WaitForPrevious().
+__device__ __forceinline__ void LetNextStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+struct LaunchShape {
+  dim3 grid, block;
+  size_t shared_bytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+// True when the current device can overlap launches (sm_90 and later). Asked once per process: its
+// devices are of one kind.
+inline bool CanLaunchDependent() {
+  static const bool can = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+               cudaSuccess &&
+           major >= 9;
+  }();
+  return can;
+}
+
+// Enqueues `kernel`, whose blocks may start before the kernel ahead of it has finished. kInternal:
+// the launch was refused; the message starts with `what`.
+template <typename... Params, typename... Args>
+absl::Status LaunchDependent(const char* what, void (*kernel)(Params...), const LaunchShape& shape,
+                             Args&&... args) {
+  cudaLaunchAttribute overlap;
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = shape.stream;
+  config.attrs = &overlap;
+  config.numAttrs = CanLaunchDependent() ? 1 : 0;
+  return CudaStatus(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), what);
+}
+
+}  // namespace tessera

@@ -1,0 +1,42 @@
+// Reading weights once: copies into shared memory that do not displace what else L2 holds.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device/mma.cuh"
+
+namespace tessera {
+
+// An L2 policy for bytes that are read once: they leave first, activations and KV stay.
+__device__ __forceinline__ uint64_t EvictFirstPolicy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// CopyAsync16 (mma.cuh) under an L2 policy.
+__device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, bool valid,
+                                            uint64_t policy) {
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to),
+      "l"(from), "r"(valid ? 16 : 0), "l"(policy)
+      : "memory");
+}
+
+// Asks L2 to fetch a range, both ends 16-byte aligned, without waiting. Does nothing below sm_90.
+__device__ __forceinline__ void PrefetchL2(const void* from, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
+__device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
+}  // namespace tessera

@@ -1,0 +1,43 @@
+// y = x W^T and what is fused with it: RMSNorm before, bias, residual or SiLU gate after.
+#pragma once
+
+#include <cstdint>
+
+#include <absl/status/status.h>
+
+#include "common/dtype.h"
+#include "kernels/runtime/stream.h"
+
+namespace tessera {
+
+// y[t, n] = norm(x)[t, k] * w[n, k]^T + bias[n] + residual[t, n], summed in fp32.
+//   norm:     when `norm_weight` is set, x's rows are RMS-normalised first:
+//             norm(x) = norm_weight * round(x * rsqrt(mean(x^2) + norm_eps)), rounded to `dtype`
+//   gated:    w is [2n, k], the n gate rows first; y = silu(gate) * up. No bias, no residual.
+// All pointers are device memory of the stream's device, 16-byte aligned, rows contiguous.
+struct LinearArgs {
+  const void* x = nullptr;            // [t, k] of `dtype`
+  const void* w = nullptr;            // [n, k] (or [2n, k]) of `weight_dtype`
+  const void* bias = nullptr;         // [n] of `dtype`, or null
+  const void* residual = nullptr;     // [t, n] of `dtype`, or null; may be y itself
+  void* y = nullptr;                  // [t, n] of `y_dtype`; must not overlap x
+  const void* norm_weight = nullptr;  // [k] of `dtype`, or null
+  float norm_eps = 0.f;
+  bool gated = false;
+  int64_t t = 0, n = 0, k = 0;
+  DType dtype = DType::kF32;         // activations: kF32 on the CPU; kBf16 or kF16 on CUDA
+  DType weight_dtype = DType::kF32;  // CPU: kF32, kBf16 or kF16. CUDA: `dtype`
+  DType y_dtype = DType::kF32;       // `dtype`, or kF32 (logits)
+  void* workspace = nullptr;         // scratch of LinearWorkspaceBytes() (linear_config.h) or more
+  int64_t workspace_bytes = 0;
+};
+
+// Enqueues on `stream`; never synchronises or allocates. t = 0 or n = 0 is a no-op.
+// The sum of an output depends on its row of x and of w only, never on t's other rows (CPU).
+// kInvalidArgument: negative size, k not a multiple of 8 (CUDA), gated with bias or residual,
+//   workspace too small. kUnimplemented: a dtype combination other than those above.
+// kInternal: the launch was refused.
+absl::Status LinearCpu(const LinearArgs& args, const Stream& stream);
+absl::Status LinearCuda(const LinearArgs& args, const Stream& stream);
+
+}  // namespace tessera

@@ -1,0 +1,96 @@
+#include <absl/status/status.h>
+#include <cuda_runtime_api.h>
+
+#include "common/status_macros.h"
+#include "kernels/gemm/cublaslt_gemm.h"
+#include "kernels/gemm/elementwise.h"
+#include "kernels/gemm/gemv.h"
+#include "kernels/gemm/linear.h"
+#include "kernels/gemm/linear_check.h"
+#include "kernels/gemm/linear_config.h"
+#include "kernels/norm/rms_norm.h"
+#include "kernels/runtime/cuda_status.h"
+
+namespace tessera {
+namespace {
+
+absl::StatusOr<int> SmCount() {
+  int device = 0, count = 0;
+  RETURN_IF_CUDA_ERROR(cudaGetDevice(&device), "current device");
+  RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+                       "multiprocessor count");
+  return count;
+}
+
+// x's rows normalised into the workspace, from where the product reads them.
+absl::Status NormFirst(LinearArgs& a, void* rows, const Stream& stream) {
+  RETURN_IF_ERROR(RmsNormCuda({.x = a.x,
+                               .weight = a.norm_weight,
+                               .y = rows,
+                               .t = a.t,
+                               .d = a.k,
+                               .eps = a.norm_eps,
+                               .dtype = a.dtype},
+                              stream));
+  a.x = rows;
+  a.norm_weight = nullptr;
+  return absl::OkStatus();
+}
+
+// Bias and residual ride on the product where the library can add them (outputs of `dtype`); fp32
+// outputs are seeded with them instead.
+absl::Status ManyRows(const LinearArgs& a, const LinearWorkspace& parts, cudaStream_t stream) {
+  GemmArgs gemm = {.x = a.x,
+                   .w = a.w,
+                   .y = a.y,
+                   .t = a.t,
+                   .n = a.n,
+                   .k = a.k,
+                   .dtype = a.dtype,
+                   .y_dtype = a.y_dtype,
+                   .workspace = parts.library,
+                   .workspace_bytes = parts.library_bytes};
+  if (a.gated) {
+    gemm.y = parts.ungated;
+    gemm.n = 2 * a.n;
+    gemm.y_dtype = a.dtype;
+    RETURN_IF_ERROR(CublasLtGemm(gemm, stream));
+    return LaunchSiluMul({.both = parts.ungated,
+                          .y = a.y,
+                          .t = a.t,
+                          .n = a.n,
+                          .dtype = a.dtype,
+                          .y_dtype = a.y_dtype},
+                         stream);
+  }
+  if (a.y_dtype == a.dtype) {
+    gemm.bias = a.bias;
+    gemm.c = a.residual;
+  } else if (a.bias != nullptr || a.residual != nullptr) {
+    auto* y = static_cast<float*>(a.y);
+    RETURN_IF_ERROR(LaunchSeedOutputs(
+        {.bias = a.bias, .residual = a.residual, .y = y, .t = a.t, .n = a.n, .dtype = a.dtype},
+        stream));
+    gemm.c = y;
+  }
+  return CublasLtGemm(gemm, stream);
+}
+
+}  // namespace
+
+absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
+  ASSIGN_OR_RETURN(const int sm_count, SmCount());
+  RETURN_IF_ERROR(CheckLinear(args, Device::kCuda, sm_count));
+  if (args.t == 0 || args.n == 0) return absl::OkStatus();
+  LinearArgs a = args;
+  const LinearWorkspace parts = SplitLinearWorkspace(a);
+  if (a.t <= kGemvMaxRows) {
+    if (a.norm_weight != nullptr && !GemvNormsInside(a.t, a.k))
+      RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
+    return LaunchGemv(a, sm_count, stream.cuda);
+  }
+  if (a.norm_weight != nullptr) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
+  return ManyRows(a, parts, stream.cuda);
+}
+
+}  // namespace tessera

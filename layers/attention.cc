@@ -1,0 +1,75 @@
+#include "layers/attention.h"
+
+#include <cmath>
+
+#include "common/status_macros.h"
+
+namespace tessera {
+namespace {
+
+RopeKvWriteArgs RopeArgs(const Attention& layer, const LayerContext& context,
+                         const AttentionShape& shape, const StepInputs& inputs,
+                         const AttentionScratch& scratch) {
+  return {.qkv = scratch.qkv,
+          .positions = inputs.positions,
+          .kv_index = inputs.kv_index,
+          .inv_freq = shape.inv_freq,
+          .rope_scale = shape.rope_scale,
+          .q_norm = layer.q_norm.data,
+          .k_norm = layer.k_norm.data,
+          .norm_eps = context.norm_eps,
+          .q_out = scratch.q,
+          .k_cache = layer.k_cache,
+          .v_cache = layer.v_cache,
+          .t = inputs.t,
+          .h = shape.h,
+          .g = shape.g,
+          .e = shape.e,
+          .block_size = shape.block_size,
+          .cache_tokens = shape.blocks * shape.block_size,
+          .dtype = context.dtype};
+}
+
+PagedAttentionArgs AttentionArgs(const Attention& layer, const LayerContext& context,
+                                 const AttentionShape& shape, const StepInputs& inputs,
+                                 const AttentionScratch& scratch) {
+  return {.q = scratch.q,
+          .k_cache = layer.k_cache,
+          .v_cache = layer.v_cache,
+          .block_table = inputs.block_table,
+          .seq_slot = inputs.seq_slot,
+          .q_start = inputs.q_start,
+          .context = inputs.context,
+          .out = scratch.out,
+          .t = inputs.t,
+          .s = inputs.s,
+          .h = shape.h,
+          .g = shape.g,
+          .e = shape.e,
+          .decode_sequences = inputs.decode_sequences,
+          .block_size = shape.block_size,
+          .max_blocks = inputs.max_blocks,
+          .blocks = shape.blocks,
+          .max_query = inputs.max_query,
+          .max_context = inputs.max_context,
+          .scale = 1.f / std::sqrt(static_cast<float>(shape.e)),
+          .dtype = context.dtype,
+          .workspace = context.workspace,
+          .workspace_bytes = context.workspace_bytes};
+}
+
+}  // namespace
+
+absl::Status Attention::Forward(const LayerContext& context, const AttentionShape& shape,
+                                const StepInputs& inputs, const AttentionScratch& scratch,
+                                const Residual& residual, const Weight& norm,
+                                const Weight& next_norm) const {
+  RETURN_IF_ERROR(qkv.Forward(context, residual, norm, scratch.qkv));
+  RETURN_IF_ERROR(
+      context.ops->rope_kv_write(RopeArgs(*this, context, shape, inputs, scratch), context.stream));
+  RETURN_IF_ERROR(context.ops->paged_attention(
+      AttentionArgs(*this, context, shape, inputs, scratch), context.stream));
+  return o.Add(context, scratch.out, residual, next_norm);
+}
+
+}  // namespace tessera

@@ -1,0 +1,78 @@
+// One pipeline stage of a decoder-only transformer: embedding (first stage), layers, head (last
+// stage).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <absl/status/status.h>
+#include <absl/status/statusor.h>
+
+#include "layers/attention.h"
+#include "layers/context.h"
+#include "layers/mlp.h"
+#include "layers/weights.h"
+#include "model/config.h"
+#include "model/shard.h"
+
+namespace tessera {
+
+// Device memory of a stage, owned by the caller.
+struct DecoderBuffers {
+  void* hidden = nullptr;       // [max t, d]
+  void* normed = nullptr;       // [max t, d], sharded only
+  void* partial = nullptr;      // [max t, d], sharded only
+  void* scratch = nullptr;      // attention's or the feed-forward's rows
+  void* kv = nullptr;           // [layers, 2, blocks, g, block_size, e]
+  void* last_hidden = nullptr;  // [max rows, d], last stage
+  float* logits = nullptr;      // [tp, max rows, vocab_width], last stage
+  const float* inv_freq = nullptr;
+};
+
+struct DecoderSpec {
+  ModelConfig config;
+  Shard shard;
+  LayerContext context;
+  DecoderBuffers buffers;
+  int64_t block_size = 0, blocks = 0;
+  float rope_scale = 1.f;
+};
+
+class Decoder {
+ public:
+  // kNotFound: a weight is missing from `weights`, whose memory must outlive the result.
+  static absl::StatusOr<Decoder> Create(const DecoderSpec& spec, const WeightMap& weights);
+
+  // First stage: embeds inputs.token_ids; others: takes the hidden rows received into hidden().
+  // Then runs the stage's layers; the result is in hidden().
+  absl::Status Forward(const StepInputs& inputs) const;
+
+  // Last stage: logits of `count` rows of hidden(), `rows` [count] on the device (negative: zeros).
+  absl::StatusOr<LogitsView> Logits(const int32_t* rows, int64_t count) const;
+
+  // The view Logits() gave for `count` rows, for when a captured graph has filled it.
+  LogitsView LogitsOf(int64_t count) const;
+
+  // [t, d] between stages.
+  void* hidden() const { return spec_.buffers.hidden; }
+  int64_t hidden_bytes(int64_t t) const;
+
+ private:
+  struct Layer {
+    Weight attention_norm, mlp_norm;
+    Attention attention;
+    Mlp mlp;
+  };
+
+  explicit Decoder(const DecoderSpec& spec) : spec_(spec) {}
+  absl::Status AddLayer(int64_t index, const WeightMap& weights);
+  absl::Status Enter(const StepInputs& inputs, const Residual& residual) const;
+  AttentionScratch AttentionRows(int64_t t) const;
+
+  DecoderSpec spec_;
+  AttentionShape attention_;
+  std::vector<Layer> layers_;
+  Weight embed_, final_norm_, head_;
+};
+
+}  // namespace tessera

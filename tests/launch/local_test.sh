@@ -1,0 +1,192 @@
+#!/usr/bin/env bash
+# launch/local.sh end to end on CPU ranks: usage: local_test.sh BUILD_DIR [CASE...]
+# Each case is a function case_NAME; all run unless named. Exits 77 (skipped) without the programs.
+set -uo pipefail
+
+build=$(cd "$1" && pwd)
+shift
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+model=$root/tests/data/tiny-qwen2
+for program in tessera tessera-coordinator tessera-worker; do
+  [[ -x $build/bin/$program ]] || {
+    echo "skipped: no $build/bin/$program"
+    exit 77
+  }
+done
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export TMPDIR=$work/tmp
+mkdir "$TMPDIR"
+failures=0
+
+# A number no other process has on its command line: how leftovers of the command are found.
+mark=$((100000 + $$))
+
+local_sh() { "$root/launch/local.sh" --build-dir "$build" --backend cpu "$@"; }
+
+broken() {
+  echo "  $*" >&2
+  failures=$((failures + 1))
+}
+
+expect_code() { [[ $1 == "$2" ]] || broken "exit code $1, want $2"; }
+expect_text() { grep -q -- "$2" "$1" || { broken "no \"$2\" in $1:" && sed 's/^/    /' "$1" >&2; }; }
+
+# Nothing of a run may be left: no process that names its directory or the command, no file.
+expect_clean() {
+  local left
+  left=$(pgrep -f "$TMPDIR/tessera|sleep $mark" || true)
+  [[ -z $left ]] || broken "processes left: $(ps -o pid,args -p "$(tr '\n' , <<<"$left" | sed 's/,$//')" | tail -n +2)"
+  [[ -z $(ls -A "$TMPDIR") ]] || broken "files left in TMPDIR: $(ls -A "$TMPDIR")"
+  [[ $shm_before == "$(ls /dev/shm | grep '^tessera\.' || true)" ]] || broken "files left in /dev/shm"
+}
+
+# start_background ARGS...: local.sh with a long command; returns when that runs. $launched: its id.
+start_background() {
+  "$root/launch/local.sh" --build-dir "$build" --backend cpu --grace-seconds 1 --ranks 2 "$@" \
+    >"$work/out" 2>"$work/err" &
+  launched=$!
+  local tenths=600
+  until pgrep -f "sleep $mark" >/dev/null; do
+    kill -0 "$launched" 2>/dev/null && ((tenths-- > 0)) || {
+      broken "the command did not start:" && cat "$work/err" >&2
+      return 1
+    }
+    sleep 0.1
+  done
+}
+
+# The greedy continuation that transformers computes in fp32, first ids; tests/data/tiny-qwen2/golden.json.
+golden='"tokens":\[258,530,1525,296,258,1525,2614,85,273,'
+
+golden_run() {
+  local_sh "$@" --model "tiny=$model" -- tessera generate --model tiny --prompt-ids 324,4019,938 \
+    --max-tokens 48 --temperature 0 --json >"$work/out" 2>"$work/err"
+  expect_code $? 0
+  expect_text "$work/out" "$golden"
+}
+
+case_one_rank() { golden_run --ranks 1; }
+case_tensor_parallel() { golden_run --ranks 2 --tp 2; }
+case_three_stages() { golden_run --ranks 3 --pp 3; }
+case_more_ranks_than_cores() { golden_run --ranks 4 --tp 2 --pp 2 --threads 1; }
+
+case_models_share_the_pool() {
+  local_sh --ranks 3 --model "a=$model" --model "b=$model" -- tessera status --json >"$work/out" 2>"$work/err"
+  expect_code $? 0
+  expect_text "$work/out" '"name":"a"'
+  expect_text "$work/out" '"name":"b"'
+}
+
+case_code_of_the_command() {
+  local_sh --ranks 1 -- bash -c 'exit 7' 2>"$work/err"
+  expect_code $? 7
+}
+
+case_input_reaches_the_command() {
+  echo "hello there" | local_sh --ranks 1 -- cat >"$work/out" 2>"$work/err"
+  expect_code $? 0
+  expect_text "$work/out" '^hello there$'
+}
+
+case_missing_model() {
+  local_sh --ranks 1 --model nope=/no/such/dir -- true >"$work/out" 2>"$work/err"
+  expect_code $? 1
+  expect_text "$work/err" '/no/such/dir'
+}
+
+case_too_few_ranks() {
+  local_sh --ranks 1 --tp 2 --model "tiny=$model" -- true >"$work/out" 2>"$work/err"
+  expect_code $? 1
+  expect_text "$work/err" 'needs 2'
+}
+
+case_heads_refuse() {
+  local_sh --ranks 3 --tp 3 --model "tiny=$model" -- true >"$work/out" 2>"$work/err"
+  expect_code $? 1
+  expect_text "$work/err" 'tp'
+}
+
+case_usage() {
+  local args
+  for args in "--ranks 1" "--ranks 0 -- true" "--ranks x -- true" "-- true" "--rnks 1 -- true" \
+    "--ranks 1 --model tiny -- true" "--ranks 1 --backend tpu -- true"; do
+    # shellcheck disable=SC2086  # words on purpose
+    local_sh $args >"$work/out" 2>"$work/err"
+    expect_code $? 2
+  done
+}
+
+stopped_by() {
+  start_background --model "tiny=$model" -- sleep $mark || return
+  kill "-$1" "$launched"
+  wait "$launched"
+  expect_code $? "$2"
+}
+case_interrupt() { stopped_by TERM 143; }
+case_hangup() { stopped_by HUP 129; }
+
+# As at a terminal, where Ctrl-C goes to the foreground group: a background shell ignores SIGINT, so
+# it is started with the default.
+case_ctrl_c() {
+  env --default-signal=INT "$root/launch/local.sh" --build-dir "$build" --backend cpu --ranks 2 -- \
+    sleep $mark >"$work/out" 2>"$work/err" &
+  launched=$!
+  until pgrep -f "sleep $mark" >/dev/null; do sleep 0.1; done
+  kill -INT "$launched"
+  wait "$launched"
+  expect_code $? 130
+}
+
+case_interrupt_while_starting() {
+  "$root/launch/local.sh" --build-dir "$build" --backend cpu --ranks 2 --model "tiny=$model" -- sleep $mark \
+    >"$work/out" 2>"$work/err" &
+  launched=$!
+  sleep 0.2
+  kill -TERM "$launched"
+  wait "$launched"
+  expect_code $? 143
+}
+
+lost() {
+  start_background --model "tiny=$model" -- sleep $mark || return
+  kill -KILL "$(pgrep -n -f "^[^ ]*$1 .*$TMPDIR/tessera")"
+  wait "$launched"
+  expect_code $? 1
+  expect_text "$work/err" "$2 ended with exit code"
+}
+case_rank_killed() { lost tessera-worker 'the workers'; }
+case_coordinator_killed() { lost tessera-coordinator 'the '; }
+
+case_stopped_rank_is_killed() {
+  start_background --model "tiny=$model" -- sleep $mark || return
+  kill -STOP "$(pgrep -n -f "^[^ ]*tessera-worker .*$TMPDIR/tessera")"
+  kill -TERM "$launched"
+  wait "$launched"
+  expect_code $? 143
+}
+
+case_stream_ends_when_a_rank_is_lost() {
+  start_background --load-format dummy --model big=qwen2-0.5b --context 4096 -- \
+    bash -c "tessera generate --model big --prompt-ids 1,2,3 --max-tokens 4000 --ignore-eos > /dev/null & sleep $mark; wait" ||
+    return
+  sleep 1
+  kill -KILL "$(pgrep -n -f "^[^ ]*tessera-worker .*$TMPDIR/tessera")"
+  wait "$launched"
+  expect_code $? 1
+  expect_text "$work/err" 'UNAVAILABLE'
+}
+
+cases=("$@")
+((${#cases[@]})) || mapfile -t cases < <(declare -F | sed -n 's/^declare -f case_//p')
+for name in "${cases[@]}"; do
+  before=$failures
+  shm_before=$(ls /dev/shm | grep '^tessera\.' || true)
+  started=$SECONDS
+  "case_$name"
+  expect_clean
+  if ((failures == before)); then result=ok; else result=FAILED; fi
+  echo "$result: $name ($((SECONDS - started)) s)"
+done
+((failures == 0))

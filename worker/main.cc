@@ -1,0 +1,147 @@
+// tessera-worker: one rank of a pool, started by mpirun or srun.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include <absl/flags/flag.h>
+#include <absl/flags/parse.h>
+#include <absl/flags/usage.h>
+#include <absl/flags/usage_config.h>
+#include <absl/strings/ascii.h>
+#include <absl/strings/str_cat.h>
+#include <mpi.h>
+
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "common/version.h"
+#include "kernels/ops.h"
+#include "kernels/runtime/runtime.h"
+#include "worker/worker.h"
+
+ABSL_FLAG(std::string, coordinator, "", "Address of the coordinator, HOST:PORT. Required.");
+ABSL_FLAG(std::string, launch_secret_file, "",
+          "File that holds the secret of this launch, as given to the coordinator. Required.");
+ABSL_FLAG(std::string, backend, "cpu", "Device this rank computes on: cpu or cuda.");
+ABSL_FLAG(int, threads, 0,
+          "CPU threads of this rank; 0: the host's cores divided by the ranks on it, at least 1.");
+ABSL_FLAG(
+    std::string, tls_ca, "",
+    "PEM file of the authorities that may sign the coordinator's certificate; empty: no TLS.");
+
+namespace tessera {
+namespace {
+
+constexpr int kExitUsage = 64;  // sysexits EX_USAGE
+constexpr int kExitFailed = 70;
+
+struct PoolPlace {
+  int rank = 0, ranks = 1;
+  int local_rank = 0, local_ranks = 1;  // among the ranks of this host
+};
+
+absl::StatusOr<PoolPlace> FindPlace() {
+  PoolPlace place;
+  MPI_Comm host = MPI_COMM_NULL;
+  const bool ok = MPI_Comm_rank(MPI_COMM_WORLD, &place.rank) == MPI_SUCCESS &&
+                  MPI_Comm_size(MPI_COMM_WORLD, &place.ranks) == MPI_SUCCESS &&
+                  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL,
+                                      &host) == MPI_SUCCESS &&
+                  MPI_Comm_rank(host, &place.local_rank) == MPI_SUCCESS &&
+                  MPI_Comm_size(host, &place.local_ranks) == MPI_SUCCESS &&
+                  MPI_Comm_free(&host) == MPI_SUCCESS;
+  if (!ok) return absl::InternalError("MPI does not tell this rank's place");
+  return place;
+}
+
+absl::StatusOr<std::string> ReadText(const std::string& path) {
+  std::ifstream file(path);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.good() && !file.eof()) return absl::NotFoundError(absl::StrCat(path, ": unreadable"));
+  return text;
+}
+
+absl::StatusOr<RuntimeOptions> ChooseDevice(const PoolPlace& place) {
+  RuntimeOptions options;
+  const std::string backend = absl::GetFlag(FLAGS_backend);
+  if (backend != "cpu" && backend != "cuda")
+    return absl::InvalidArgumentError(
+        absl::StrCat("--backend \"", backend, "\": want cpu or cuda"));
+  options.device = backend == "cuda" ? Device::kCuda : Device::kCpu;
+  options.device_index = place.local_rank;
+  const int threads = absl::GetFlag(FLAGS_threads);
+  if (threads < 0 || threads > 1024)
+    return absl::InvalidArgumentError(absl::StrCat("--threads ", threads, ": want 0..1024"));
+  const auto cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  options.cpu_threads = threads > 0 ? threads : std::max(1, cores / place.local_ranks);
+  return options;
+}
+
+absl::StatusOr<WorkerOptions> ReadFlags(const PoolPlace& place) {
+  WorkerOptions options;
+  options.pool_rank = place.rank;
+  options.pool_ranks = place.ranks;
+  options.link.address = absl::GetFlag(FLAGS_coordinator);
+  if (options.link.address.empty())
+    return absl::InvalidArgumentError("--coordinator: want HOST:PORT");
+  ASSIGN_OR_RETURN(const std::string secret, ReadText(absl::GetFlag(FLAGS_launch_secret_file)));
+  options.link.secret = std::string(absl::StripAsciiWhitespace(secret));
+  if (options.link.secret.empty())
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--launch_secret_file \"", absl::GetFlag(FLAGS_launch_secret_file), "\": empty"));
+  if (!absl::GetFlag(FLAGS_tls_ca).empty()) {
+    ASSIGN_OR_RETURN(options.link.tls_root_pem, ReadText(absl::GetFlag(FLAGS_tls_ca)));
+  }
+  return options;
+}
+
+absl::Status RunRank() {
+  ASSIGN_OR_RETURN(const PoolPlace place, FindPlace());
+  SetLogName(absl::StrCat("worker rank=", place.rank));
+  ASSIGN_OR_RETURN(WorkerOptions options, ReadFlags(place));
+  ASSIGN_OR_RETURN(const RuntimeOptions device, ChooseDevice(place));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Runtime> runtime, NewRuntime(device));
+  ASSIGN_OR_RETURN(const Ops* ops, OpsFor(device.device));
+  options.local_ranks = place.local_ranks;
+  return Worker(std::move(options), *runtime, *ops).Run();
+}
+
+}  // namespace
+}  // namespace tessera
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(
+      "One rank of a Tessera pool. Start with mpirun or srun, one process per GPU:\n"
+      "  mpirun -n 4 tessera-worker --backend=cuda --coordinator=HOST:PORT "
+      "--launch_secret_file=FILE");
+  absl::FlagsUsageConfig usage;
+  usage.version_string = [] { return absl::StrCat("tessera-worker ", tessera::kVersion, "\n"); };
+  absl::SetFlagsUsageConfig(usage);
+  const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
+  if (rest.size() > 1) {
+    std::fprintf(stderr, "tessera-worker: unexpected argument \"%s\"\n", rest[1]);
+    return tessera::kExitUsage;
+  }
+  int level = 0;
+  if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS ||
+      level < MPI_THREAD_FUNNELED) {
+    std::fprintf(stderr, "tessera-worker: MPI gives thread level %d, FUNNELED is needed\n", level);
+    return tessera::kExitFailed;
+  }
+  const absl::Status status = tessera::RunRank();
+  if (!status.ok()) {
+    // Peers may be inside a collective with this rank: end the whole job, never wait in
+    // MPI_Finalize.
+    tessera::LogError(status.ToString());
+    _exit(tessera::kExitFailed);
+  }
+  MPI_Finalize();
+  return 0;
+}
