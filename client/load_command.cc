@@ -23,6 +23,7 @@ using nlohmann::ordered_json;
 constexpr absl::Duration kLoadTimeout = absl::Hours(1);
 
 double GiB(int64_t bytes) { return static_cast<double>(bytes) / (int64_t{1} << 30); }
+double MiB(int64_t bytes) { return static_cast<double>(bytes) / (int64_t{1} << 20); }
 
 // The last component of a path, trailing slashes aside.
 std::string BaseName(std::string path) {
@@ -65,8 +66,8 @@ class LoadView {
     if (event.has_plan()) ShowPlan(event.plan());
     if (event.total_bytes() > 0 && event.state() != "READY") {
       const int64_t tenths = event.loaded_bytes() * 10 / event.total_bytes();
-      const std::string text = absl::StrFormat("%s: %.2f of %.2f GiB loaded (%d %%)", name_,
-                                               GiB(event.loaded_bytes()), GiB(event.total_bytes()),
+      const std::string text = absl::StrFormat("%s: %.1f of %.1f MiB loaded (%d %%)", name_,
+                                               MiB(event.loaded_bytes()), MiB(event.total_bytes()),
                                                event.loaded_bytes() * 100 / event.total_bytes());
       progress_.Show(text, tenths > shown_tenths_);
       shown_tenths_ = std::max(shown_tenths_, tenths);

@@ -6,9 +6,9 @@
 #include <absl/strings/str_cat.h>
 
 #include "common/status_macros.h"
+#include "common/version.h"
 #include "coordinator/model_files.h"
 #include "coordinator/plan_proto.h"
-#include "coordinator/version.h"
 #include "planner/gpus.h"
 
 namespace tessera {
@@ -22,8 +22,11 @@ Cluster::Cluster(ClusterOptions options, PlanFunction find_plan, const Clock& cl
       started_us_(clock.SteadyUs()) {}
 
 absl::StatusOr<v1::PlanResponse> Cluster::MakePlan(const v1::PlanRequest& request) const {
+  if (request.options().model_dir().empty()) {
+    return absl::InvalidArgumentError("options.model_dir: empty");
+  }
   ASSIGN_OR_RETURN(const std::string dir,
-                   FindModelDir(request.options().model_dir(), "model_dir", options_.sources));
+                   FindModelDir(request.options().model_dir(), "", options_.sources));
   ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(dir));
   if (!request.options().quant().empty()) {
     ASSIGN_OR_RETURN(config.quant, ParseQuantFormat(request.options().quant()));
@@ -132,13 +135,21 @@ void Cluster::UpdateHealth() {
   if (health_ == nullptr) return;
   bool any_ready = false;
   bool any_failed = false;
+  bool progress = true;
   for (const auto& [name, record] : records_) {
     const bool ready = record.state == ModelState::kReady && !draining_;
-    health_(name, ready);
+    health_(absl::StrCat("model/", name), ready);
     any_ready = any_ready || ready;
     any_failed = any_failed || record.state == ModelState::kFailed;
+    if (record.state != ModelState::kReady) continue;
+    const ServingStats stats = record.serving->stats();
+    const int64_t idle_us = clock_.SteadyUs() - stats.last_step_us;
+    progress = progress && (stats.engine.running() == 0 || idle_us < options_.progress_timeout_us);
   }
-  health_("", any_ready && !any_failed);
+  const bool serving = any_ready && !any_failed;
+  health_("", serving);
+  health_("tessera.v1.Inference", serving);
+  health_("progress", serving && progress);
 }
 
 }  // namespace tessera

@@ -30,11 +30,14 @@ struct ClusterOptions {
   QueueLimits queue;
   int64_t heartbeat_timeout_us = 10'000'000;  // without a word from a rank: it is lost
   int64_t forming_timeout_us = 120'000'000;   // from a pool's first rank to its last
+  int64_t progress_timeout_us = 30'000'000;   // without a step while requests run: no progress
 };
 
-// Whether `model` can take requests, for the health service; an empty name is the whole cluster.
-// Called under the mutex: may neither wait nor call back.
-using HealthFunction = std::function<void(absl::string_view model, bool serving)>;
+// What grpc.health.v1 says of `service`: "model/NAME" takes requests; "" and
+// "tessera.v1.Inference": some model does and none has failed; "progress": moreover, engines with
+// running requests make steps. Called under the mutex, often with the same value: may neither wait
+// nor call back.
+using HealthFunction = std::function<void(absl::string_view service, bool serving)>;
 
 // Safe from several threads at once. Streams and observers are called under its mutex.
 class Cluster {
@@ -56,7 +59,7 @@ class Cluster {
                                                        std::shared_ptr<LeaderStream> leader);
   // The end of that stream: the loss of its rank, unless the model is being unloaded.
   void OnServeEnded(const internal::ServeHello& hello);
-  // Finds ranks that went silent; to be called several times a second.
+  // Finds ranks that went silent and engines that stand still; to be called several times a second.
   void Tick();
 
   // --- users ---

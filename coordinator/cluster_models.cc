@@ -140,7 +140,7 @@ void Cluster::MaybeUnloaded(ModelRecord& record) {
 void Cluster::Erase(ModelRecord& record, const absl::Status& load_status) {
   if (record.observer != nullptr) record.observer->OnEnd(load_status);
   for (const auto& waiter : record.unload_waiters) waiter(absl::OkStatus());
-  if (health_ != nullptr) health_(record.name, false);
+  if (health_ != nullptr) health_(absl::StrCat("model/", record.name), false);
   records_.erase(std::string(record.name));
 }
 

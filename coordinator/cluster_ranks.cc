@@ -111,7 +111,11 @@ void Cluster::OnRankLost(int64_t epoch, int32_t number, absl::string_view why) {
 }
 
 void Cluster::LosePool(const std::string& why) {
-  LogError("pool of epoch ", pool_.epoch(), " ended: ", why);
+  if (draining_) {
+    LogInfo("pool of epoch ", pool_.epoch(), " ends: ", why);
+  } else {
+    LogError("pool of epoch ", pool_.epoch(), " ended: ", why);
+  }
   FailModels(why);
   for (const std::shared_ptr<RankStream>& stream : pool_.Dissolve()) {
     stream->Send(ShutdownCommand());
@@ -179,6 +183,7 @@ void Cluster::Tick() {
     LosePool(absl::StrCat(pool_.registered(), " of ", pool_.size(), " ranks registered in ",
                           options_.forming_timeout_us / 1'000'000, " s"));
   }
+  UpdateHealth();
 }
 
 }  // namespace tessera

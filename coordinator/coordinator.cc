@@ -1,12 +1,13 @@
 #include "coordinator/coordinator.h"
 
 #include <condition_variable>
+#include <map>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include <absl/strings/str_cat.h>
 #include <absl/time/clock.h>
 #include <grpcpp/impl/service_type.h>
 
@@ -29,27 +30,26 @@ constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
 // For the last statuses to reach clients and workers after a drain.
 constexpr absl::Duration kServerGrace = absl::Seconds(1);
 
-// Health states set before the server is there, and through it afterwards.
+// Passes health on to the server while there is one; only changes, since each wakes all watchers.
 class HealthBoard {
  public:
   void Attach(Server* server) {
     std::lock_guard<std::mutex> lock(mu_);
     server_ = server;
   }
-  void Set(absl::string_view model, bool serving) {
+  void Set(absl::string_view service, bool serving) {
     std::lock_guard<std::mutex> lock(mu_);
     if (server_ == nullptr) return;
-    if (model.empty()) {
-      server_->SetServing("", serving);
-      server_->SetServing("tessera.v1.Inference", serving);
-    } else {
-      server_->SetServing(absl::StrCat("model/", model), serving);
-    }
+    const auto [place, is_new] = shown_.try_emplace(std::string(service), serving);
+    if (!is_new && place->second == serving) return;
+    place->second = serving;
+    server_->SetServing(service, serving);
   }
 
  private:
   std::mutex mu_;
   Server* server_ ABSL_GUARDED_BY(mu_) = nullptr;  // null: not started, or stopped
+  std::map<std::string, bool> shown_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace
@@ -59,7 +59,7 @@ struct Coordinator::Impl {
   Impl(const CoordinatorOptions& options, PlanFunction find_plan, const Clock& clock)
       : auth(options.auth),
         cluster(options.cluster, std::move(find_plan), clock,
-                [this](absl::string_view model, bool serving) { health.Set(model, serving); }),
+                [this](absl::string_view service, bool serving) { health.Set(service, serving); }),
         executor(kExecutorThreads, kMaxQueuedTasks),
         context{cluster, executor, auth, clock, options.streams},
         inference(MakeInferenceService(context)),
@@ -117,8 +117,9 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(const Coordinato
   ASSIGN_OR_RETURN(impl->server,
                    Server::Start(options.server, {impl->inference.get(), impl->cluster_rpc.get(),
                                                   impl->worker_link.get()}));
-  impl->server->SetServing("tessera.v1.Inference", false);
   impl->health.Attach(impl->server.get());
+  impl->health.Set("live", true);
+  impl->cluster.Tick();  // shows the rest
   impl->ticker = std::thread([raw = impl.get()] { raw->TickLoop(); });
   return std::unique_ptr<Coordinator>(new Coordinator(std::move(impl)));
 }

@@ -3,25 +3,30 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include <absl/flags/commandlineflag.h>
 #include <absl/flags/flag.h>
 #include <absl/flags/parse.h>
+#include <absl/flags/reflection.h>
 #include <absl/flags/usage.h>
 #include <absl/flags/usage_config.h>
 #include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_replace.h>
 
 #include "common/log.h"
+#include "common/version.h"
 #include "coordinator/clock.h"
 #include "coordinator/coordinator.h"
 #include "coordinator/program_options.h"
-#include "coordinator/version.h"
 #include "planner/search.h"
 
 ABSL_FLAG(std::string, listen, "127.0.0.1:0", "HOST:PORT to listen on; port 0 is any free one");
@@ -32,7 +37,7 @@ ABSL_FLAG(std::string, tls_key, "", "PEM file with the certificate's key");
 ABSL_FLAG(std::string, bearer_token_file, "",
           "file with the token users must send as 'authorization: Bearer TOKEN'; empty: none");
 ABSL_FLAG(std::string, launch_secret_file, "",
-          "file with the secret workers must send; this or --launch_secret_env is needed");
+          "file with the secret workers must send; this or --launch-secret-env is needed");
 ABSL_FLAG(std::string, launch_secret_env, "",
           "environment variable that holds the workers' secret");
 ABSL_FLAG(std::vector<std::string>, model_dirs, {},
@@ -85,6 +90,37 @@ bool WriteAddressFile(const std::string& path, const std::string& address) {
   return file.good() && std::rename(partial.c_str(), path.c_str()) == 0;
 }
 
+// absl takes flags by their C++ names only; "--tls-cert" means tls_cert.
+void DashesToUnderscores(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (argv[i][0] != '-' || argv[i][1] != '-') continue;
+    for (char* c = argv[i] + 2; *c != '\0' && *c != '='; ++c) {
+      if (*c == '-') *c = '_';
+    }
+  }
+}
+
+// absl's own --help exits with 1.
+bool WantsHelp(int argc, char** argv) {
+  return std::any_of(argv + 1, argv + argc, [](absl::string_view arg) {
+    return arg == "--help" || arg == "-help" || arg == "-h";
+  });
+}
+
+void PrintHelp() {
+  std::printf("%s\n\nFlags:\n", std::string(absl::ProgramUsageMessage()).c_str());
+  std::map<std::string, absl::CommandLineFlag*> own;
+  for (const auto& [name, flag] : absl::GetAllFlags()) {
+    if (absl::EndsWith(flag->Filename(), "coordinator/main.cc")) own[std::string(name)] = flag;
+  }
+  for (auto& [name, flag] : own) {
+    std::printf("  --%s\n      %s; default: \"%s\"\n",
+                absl::StrReplaceAll(name, {{"_", "-"}}).c_str(), flag->Help().c_str(),
+                flag->DefaultValue().c_str());
+  }
+  std::printf("  --version\n      print the version and exit\n");
+}
+
 sigset_t StopSignals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -109,16 +145,17 @@ sigset_t StopSignals() {
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
       "Coordinates a cluster of tessera-workers and serves its gRPC API.\n"
-      "Usage: tessera-coordinator --launch_secret_file FILE [--listen HOST:PORT] ...");
+      "Usage: tessera-coordinator --launch-secret-file FILE [--listen HOST:PORT] ...");
+  if (WantsHelp(argc, argv)) {
+    PrintHelp();
+    return 0;
+  }
   absl::FlagsUsageConfig usage;
   usage.version_string = [] {
     return absl::StrCat("tessera-coordinator ", tessera::kVersion, "\n");
   };
-  usage.contains_helpshort_flags = [](absl::string_view file) {
-    return absl::EndsWith(file, "coordinator/main.cc");
-  };
-  usage.contains_help_flags = usage.contains_helpshort_flags;
   absl::SetFlagsUsageConfig(usage);
+  DashesToUnderscores(argc, argv);
   const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
   tessera::SetLogName("coordinator");
   if (rest.size() > 1) {
@@ -144,7 +181,7 @@ int main(int argc, char** argv) {
   std::fflush(stdout);
   const std::string address_file = absl::GetFlag(FLAGS_address_file);
   if (!address_file.empty() && !WriteAddressFile(address_file, address)) {
-    tessera::LogError("--address_file: cannot write ", address_file);
+    tessera::LogError("--address-file: cannot write ", address_file);
     return 1;
   }
   const absl::Duration grace = absl::GetFlag(FLAGS_drain_grace);

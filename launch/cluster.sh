@@ -26,6 +26,12 @@ shm_dir=''
 coordinator_pid=''
 workers_pid=''
 command_pid=''
+registered=no
+
+# Starts a program in a session of its own, to be told when this script dies. Shells start background
+# programs with SIGINT ignored; these want the default.
+own_session=(setsid env "--default-signal=INT,QUIT")
+if command -v setpriv >/dev/null; then own_session=(setpriv --pdeathsig TERM "${own_session[@]}"); fi
 
 say() { printf '%s: %s\n' "$launcher" "$*" >&2; }
 
@@ -170,16 +176,9 @@ end_session() {
   while ! wait_session "$1" 1; do signal_session "$1" KILL; done
 }
 
-# spawn LOG COMMAND...: starts it in a session of its own, to be told when this script dies; the
-# process id, which is the session's too, goes to $spawned.
+# spawn LOG COMMAND...: the process id, which is the session's too, goes to $spawned.
 spawn() {
-  local log=$1
-  shift
-  local prefix=()
-  if command -v setpriv >/dev/null; then prefix=(setpriv --pdeathsig TERM); fi
-  # Shells start background programs with SIGINT ignored; these want the default.
-  ${prefix[@]+"${prefix[@]}"} setsid env --default-signal=INT,QUIT "$@" \
-    </dev/null >"$log" 2>&1 3<&- &
+  "${own_session[@]}" "${@:2}" </dev/null >"$1" 2>&1 3<&- &
   spawned=$!
 }
 
@@ -208,10 +207,10 @@ cleanup() {
     signal_session "$command_pid" TERM
     end_session "$command_pid" 3
   fi
-  # The coordinator ends the ranks on its way out; mpirun is asked only if that does not do it.
+  # The coordinator ends the ranks it knows on its way out; mpirun is asked only if that does not do.
   [[ -z $coordinator_pid ]] || kill -TERM "$coordinator_pid" 2>/dev/null
   if [[ -n $workers_pid ]]; then
-    if ! wait_session "$workers_pid" 5; then
+    if [[ $registered == no ]] || ! wait_session "$workers_pid" 5; then
       kill -TERM "$workers_pid" 2>/dev/null
       end_session "$workers_pid" 5
     fi
@@ -296,12 +295,13 @@ wait_for_ranks() {
 # fails when the coordinator or the workers are lost meanwhile. A coordinator that ends with 0 was
 # drained, and the workers went with it: the command may go on.
 run_watched() {
-  setsid env --default-signal=INT,QUIT "$@" <&3 3<&- &
+  "${own_session[@]}" "$@" <&3 3<&- &
   command_pid=$!
   local ended code watched=("$command_pid" "$coordinator_pid" "$workers_pid") lost=''
   while true; do
     code=0
-    wait -n -p ended "${watched[@]}" || code=$?
+    # Its standard error would tell of a killed program in bash's own words.
+    wait -n -p ended "${watched[@]}" 2>/dev/null || code=$?
     case ${ended:-} in
       "$command_pid")
         end_session "$command_pid" 0
@@ -330,7 +330,8 @@ run_watched() {
 
 # Starts all, loads the models, runs the command and exits with its code.
 run_cluster() {
-  exec 3<&0
+  # The command's standard input; an empty one if this script has none.
+  if [[ -e /proc/$$/fd/0 ]]; then exec 3<&0; else exec 3</dev/null; fi
   find_build_dir
   choose_backend
   trap cleanup EXIT
@@ -342,6 +343,7 @@ run_cluster() {
   start_coordinator
   start_workers
   wait_for_ranks
+  registered=yes
   say "$ranks $backend ranks at $TESSERA_COORDINATOR"
   local model code
   for model in ${models[@]+"${models[@]}"}; do

@@ -85,12 +85,12 @@ struct HashedProgram {
   uint64_t shape_hash;
 };
 constexpr HashedProgram kHashedPrograms[] = {
-    {"qwen2.5", 0x11cdb38a5bcd8faa},   // Qwen/Qwen2.5-7B-Instruct
-    {"qwen2.5", 0xa14ec59d386d0fe4},   // the same with {{ }} around the tool call's example
-    {"qwen3", 0x24c8dc10b26ddb18},     // Qwen/Qwen3-0.6B
-    {"llama2", 0xc49254306619861d},    // meta-llama/Llama-2-7b-chat-hf
-    {"llama3.1", 0xfc3035a1e0abbdf9},  // meta-llama/Llama-3.1-8B-Instruct
-    {"llama3.2", 0x9a6332cb60ad802b},  // meta-llama/Llama-3.2-3B-Instruct
+    {"qwen2.5", 0xecfa64bf92ed6814},   // Qwen/Qwen2.5-7B-Instruct
+    {"qwen2.5", 0x80bb7251ee64605a},   // the same with {{ }} around the tool call's example
+    {"qwen3", 0xa215d7816452d62e},     // Qwen/Qwen3-0.6B
+    {"llama2", 0x58799b2e2c4a501b},    // meta-llama/Llama-2-7b-chat-hf
+    {"llama3.1", 0x5016dc9c5d422d7d},  // meta-llama/Llama-3.1-8B-Instruct
+    {"llama3.2", 0x040701f39386cfb9},  // meta-llama/Llama-3.2-3B-Instruct
 };
 
 uint64_t Fnv1a(absl::string_view text) {

@@ -45,13 +45,13 @@ std::optional<std::string> ReadString(absl::string_view* text) {
   return std::nullopt;
 }
 
-// Reads tokens from the front of `*text` up to `end` ("%}" or "}}"), perhaps with a - or + before
-// it, and moves to there.
+// Reads tokens from the front of `*text` up to `end` ("%}" or "}}"), perhaps with a - before it (or
+// a + before "%}"), and moves to there.
 std::optional<Tokens> ReadTokens(absl::string_view end, absl::string_view* text) {
   Tokens tokens;
   while (!text->empty()) {
     const char c = text->front();
-    const bool sign = c == '-' || c == '+';
+    const bool sign = c == '-' || (c == '+' && end != "}}");
     if (absl::StartsWith(sign ? text->substr(1) : *text, end)) return tokens;
     if (IsSpace(c)) {
       text->remove_prefix(1);
@@ -65,8 +65,12 @@ std::optional<Tokens> ReadTokens(absl::string_view end, absl::string_view* text)
       tokens.push_back({Token::Kind::kWord, std::string(text->substr(0, length))});
       text->remove_prefix(length);
     } else {
-      tokens.push_back({Token::Kind::kOperator, std::string(1, c)});
-      text->remove_prefix(1);
+      size_t length = 1;
+      for (const absl::string_view two : {"==", "!=", "<=", ">=", "//", "**"}) {
+        if (absl::StartsWith(*text, two)) length = 2;
+      }
+      tokens.push_back({Token::Kind::kOperator, std::string(text->substr(0, length))});
+      text->remove_prefix(length);
     }
   }
   return std::nullopt;

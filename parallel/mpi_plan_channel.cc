@@ -65,7 +65,7 @@ class MpiPlanChannel : public PlanChannel {
                              .slots = options_.capacity_plans,
                              .slot_bytes = options_.max_plan_bytes}));
     if (is_leader_)
-      sender_.emplace(handles_.heads, options_.capacity_plans);
+      sender_.emplace(handles_.heads, options_.capacity_plans, options_.publish_timeout);
     else if (is_head)
       receiver_.emplace(handles_.heads, options_.max_plan_bytes);
     return absl::OkStatus();
@@ -75,7 +75,7 @@ class MpiPlanChannel : public PlanChannel {
     if (!is_leader_)
       return absl::FailedPreconditionError("plan channel: only the leader publishes");
     RETURN_IF_ERROR(ring_->Write(plan, options_.publish_timeout));
-    return sender_->Send(plan, options_.publish_timeout);
+    return sender_->Send(plan);
   }
 
   absl::StatusOr<absl::Span<const uint8_t>> Next(absl::Duration timeout) override {

@@ -15,7 +15,8 @@ namespace tessera {
 // read a ring in a shared-memory window; to each other host the leader sends plans by MPI, and one
 // rank there, whose Next polls (sleeping up to 2 ms when idle), puts them into its own host's ring.
 //
-// Creation and destruction are collective over `comm`, which may be freed in between.
+// Creation and destruction are collective over `comm`, which may be freed in between; the
+// leader's end waits there (publish_timeout at most) until other hosts have taken all plans.
 // Used by the thread that calls MPI. `host` overrides which ranks are taken to share a host (ranks
 // with different numbers do not): for tests of several hosts on one.
 // kInvalidArgument: sizes in `options` that are not positive. kInternal: MPI refused; where it

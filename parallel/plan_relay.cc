@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include <absl/strings/str_cat.h>
 #include <absl/time/clock.h>
 
+#include "common/log.h"
 #include "common/status_macros.h"
 #include "parallel/mpi_status.h"
 
@@ -14,20 +16,27 @@ namespace {
 
 constexpr int kPlanTag = 1;
 constexpr int64_t kHeaderBytes = sizeof(int64_t);
-constexpr int64_t kFragmentBytes = 16 * 1024;  // below the eager limit of MPI's transports
-
-void CancelAll(std::vector<MPI_Request>& requests) {
-  for (MPI_Request& request : requests) {
-    if (request == MPI_REQUEST_NULL) continue;
-    MPI_Cancel(&request);
-    MPI_Request_free(&request);
-  }
-}
+// Open MPI sends this much at once on every transport (its shared-memory one stops at 4096 bytes
+// with headers); beyond, the leader would have to call MPI again before the rest leaves.
+constexpr int64_t kFragmentBytes = 3840;
 
 }  // namespace
 
 PlanSender::~PlanSender() {
-  for (Flight& flight : flights_) CancelAll(flight.requests);
+  BackOff back_off;
+  while (!flights_.empty()) {
+    const absl::StatusOr<bool> arrived = OldestArrived();
+    if (arrived.ok() && *arrived) {
+      flights_.pop_front();
+    } else if (!arrived.ok() || back_off.waited() > timeout_) {
+      LogError("plan channel: closed with ", flights_.size(), " plans not taken by other hosts");
+      // MPI may still read them.
+      new std::deque<Flight>(std::move(flights_));
+      return;
+    } else {
+      back_off.Pause();
+    }
+  }
 }
 
 absl::StatusOr<bool> PlanSender::OldestArrived() {
@@ -39,7 +48,7 @@ absl::StatusOr<bool> PlanSender::OldestArrived() {
   return done != 0;
 }
 
-absl::Status PlanSender::Send(absl::Span<const uint8_t> plan, absl::Duration timeout) {
+absl::Status PlanSender::Send(absl::Span<const uint8_t> plan) {
   int heads = 0;
   RETURN_IF_MPI_ERROR(MPI_Comm_size(heads_, &heads), "plan channel: hosts");
   BackOff back_off;
@@ -50,10 +59,10 @@ absl::Status PlanSender::Send(absl::Span<const uint8_t> plan, absl::Duration tim
       continue;
     }
     if (static_cast<int64_t>(flights_.size()) < capacity_plans_) break;
-    if (back_off.waited() > timeout)
+    if (back_off.waited() > timeout_)
       return absl::DeadlineExceededError(absl::StrCat("plan channel: another host is ",
                                                       capacity_plans_, " plans behind for ",
-                                                      absl::FormatDuration(timeout)));
+                                                      absl::FormatDuration(timeout_)));
     back_off.Pause();
   }
   Flight& flight = flights_.emplace_back();

@@ -21,15 +21,16 @@ namespace tessera {
 // Rank 0 of `heads`, the group of one rank per host.
 class PlanSender {
  public:
-  PlanSender(MPI_Comm heads, int64_t capacity_plans)
-      : heads_(heads), capacity_plans_(capacity_plans) {}
+  PlanSender(MPI_Comm heads, int64_t capacity_plans, absl::Duration timeout)
+      : heads_(heads), capacity_plans_(capacity_plans), timeout_(timeout) {}
+  // Waits until all plans are taken, for `timeout` at most: their memory is MPI's until then.
   ~PlanSender();
   PlanSender(const PlanSender&) = delete;
   PlanSender& operator=(const PlanSender&) = delete;
 
   // Copies `plan` and starts sending it to all other heads. kDeadlineExceeded: after `timeout`
   // capacity_plans earlier plans were still not taken by some head. kInternal: MPI refused.
-  absl::Status Send(absl::Span<const uint8_t> plan, absl::Duration timeout);
+  absl::Status Send(absl::Span<const uint8_t> plan);
 
  private:
   struct Flight {
@@ -40,6 +41,7 @@ class PlanSender {
 
   const MPI_Comm heads_;
   const int64_t capacity_plans_;
+  const absl::Duration timeout_;
   std::deque<Flight> flights_;  // oldest first
 };
 

@@ -1,7 +1,7 @@
 // Times LinearCuda on the projections of Qwen2 models: gemm_bench [group...]
 //   rows    few-row kernel and library, t = 1 to 64, one shape of each size
 //   shapes  t = 1 on every projection
-//   chain   a token's linear layers of a whole model, one after the other
+//   chain   a token's linear layers of a model, one after the other; chain16 for 8 and 16 rows
 //   prefill many rows
 //   norm    RMSNorm and embedding
 // No argument means all of them.
@@ -195,8 +195,9 @@ absl::Status RunGroup(const Bench& b, const std::string& group) {
     for (const Shape& s : kShapes) RETURN_IF_ERROR(TimeLinear(b, s, 1));
   } else if (group == "library") {
     for (const Shape& s : kShapes) RETURN_IF_ERROR(TimeLibrary(b, s, 1));
-  } else if (group == "chain") {
-    for (const int64_t t : {1, 8, 16}) {
+  } else if (group == "chain" || group == "chain16") {
+    for (const int64_t t :
+         group == "chain" ? std::vector<int64_t>{1} : std::vector<int64_t>{8, 16}) {
       RETURN_IF_ERROR(TimeChain(b, "0.5b", 24, t));
       RETURN_IF_ERROR(TimeChain(b, "7b", 28, t));
       RETURN_IF_ERROR(TimeChain(b, "72b", 10, t));
@@ -215,7 +216,7 @@ absl::Status RunGroup(const Bench& b, const std::string& group) {
 }
 
 absl::Status Main(std::vector<std::string> groups) {
-  if (groups.empty()) groups = {"shapes", "library", "chain", "rows", "prefill", "norm"};
+  if (groups.empty()) groups = {"shapes", "library", "chain", "chain16", "rows", "prefill", "norm"};
   Bench b = {};
   ASSIGN_OR_RETURN(b.gpu, OpenBenchGpu());
   ASSIGN_OR_RETURN(b.weights, AllocateNoise(b.gpu, kPoolBytes, DType::kBf16));

@@ -34,6 +34,8 @@ __global__ void __launch_bounds__(kE) DecodeCombineKernel(const __grid_constant_
   constexpr int kBatch = 2 * kWarp, kGroup = 8;
   constexpr float kLowest = -std::numeric_limits<float>::infinity();
   LetNextStart();
+  __shared__ float4 terms_of_warp[kE / kWarp][kBatch];  // factors, denominator, whether it counts
+  float4* const terms = terms_of_warp[threadIdx.x / kWarp];
   const int lane = threadIdx.x % kWarp;
   const int region = blockIdx.x / p.rows, row = blockIdx.x % p.rows;
   // With a region for each head the loads of the chunks do not wait for the record.
@@ -78,17 +80,19 @@ __global__ void __launch_bounds__(kE) DecodeCombineKernel(const __grid_constant_
       if (lane == 0) before = max;
       const FoldFactors own = FactorsOf(before, own_max);
       max = __shfl_sync(~0u, upto, kWarp - 1);
-      const unsigned which = __ballot_sync(~0u, counts);
-#pragma unroll
-      for (int i = 0; i < kWarp; ++i) {
-        if (i % kGroup == 0 && part + i > last) break;
-        const FoldFactors f{0.f, __shfl_sync(~0u, own.before, i), __shfl_sync(~0u, own.next, i)};
-        const float next_l = __shfl_sync(~0u, state[part / kWarp].y, i);
-        if ((which >> i & 1) == 0) continue;
-        sum = Fold(sum, next[part + i], f);
-        l = Fold(l, next_l, f);
-      }
+      terms[part + lane] = {own.before, own.next, state[part / kWarp].y, counts ? 1.f : 0.f};
     }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (i % kGroup == 0 && i > last) break;
+      const float4 term = terms[i];
+      const FoldFactors f{0.f, term.x, term.y};
+      // Without a branch, so that the reads of later terms need not wait.
+      sum = term.w != 0.f ? Fold(sum, next[i], f) : sum;
+      l = term.w != 0.f ? Fold(l, term.z, f) : l;
+    }
+    __syncwarp();
   }
   const int kv_head = head / p.parts, of_group = head % p.parts * p.rows + row;
   if (of_group >= p.group) return;

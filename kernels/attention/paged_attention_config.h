@@ -50,13 +50,12 @@ struct ContextCut {
   int32_t chunk_units = 1;  // in each chunk but the last
   int32_t chunks = 0;
 
-  // Work from the head's start to a chunk's start, and of the whole.
+  // Work from the head's start to a chunk's start, and of the whole, the last chunk counted as long
+  // as the others: then chunks of one size fall into ranges of one size.
   constexpr uint32_t Offset(int32_t chunk) const {
     return static_cast<uint32_t>(chunk * (chunk_units + kChunkOverheadUnits));
   }
-  constexpr uint32_t Cost() const {
-    return static_cast<uint32_t>(units + chunks * kChunkOverheadUnits);
-  }
+  constexpr uint32_t Cost() const { return Offset(chunks); }
 };
 constexpr ContextCut CutContext(int32_t context, const CutRule& rule) {
   ContextCut cut;
@@ -70,6 +69,8 @@ constexpr ContextCut CutContext(int32_t context, const CutRule& rule) {
   cut.chunk_units = even < rule.max_units ? even : rule.max_units;
   if (cut.chunk_units < rule.min_units) cut.chunk_units = rule.min_units;
   if (cut.chunk_units < least) cut.chunk_units = least;
+  const int32_t chunks = (cut.units - 1) / cut.chunk_units + 1;
+  cut.chunk_units = (cut.units - 1) / chunks + 1;  // evens them out
   cut.chunks = (cut.units - 1) / cut.chunk_units + 1;
   return cut;
 }

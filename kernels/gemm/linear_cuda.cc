@@ -14,12 +14,29 @@
 namespace tessera {
 namespace {
 
-absl::StatusOr<int> SmCount() {
-  int device = 0, count = 0;
+struct GpuLimits {
+  int sm_count = 0;
+  int shared_bytes = 0;  // that a block may ask for
+};
+
+absl::StatusOr<GpuLimits> CurrentGpuLimits() {
+  int device = 0;
+  GpuLimits limits;
   RETURN_IF_CUDA_ERROR(cudaGetDevice(&device), "current device");
-  RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-                       "multiprocessor count");
-  return count;
+  RETURN_IF_CUDA_ERROR(
+      cudaDeviceGetAttribute(&limits.sm_count, cudaDevAttrMultiProcessorCount, device),
+      "multiprocessor count");
+  RETURN_IF_CUDA_ERROR(
+      cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+      "shared memory limit");
+  return limits;
+}
+
+// Whether the few-row kernel takes it: A100's blocks hold less shared memory than the widest plans.
+bool FewRows(const LinearArgs& a, bool norm_inside, const GpuLimits& limits) {
+  return a.t <= kGemvMaxRows &&
+         PlanGemv(limits.sm_count, a.t, a.n, a.k, a.gated, norm_inside).shared_bytes <=
+             limits.shared_bytes;
 }
 
 // x's rows normalised into the workspace, from where the product reads them.
@@ -79,18 +96,16 @@ absl::Status ManyRows(const LinearArgs& a, const LinearWorkspace& parts, cudaStr
 }  // namespace
 
 absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
-  ASSIGN_OR_RETURN(const int sm_count, SmCount());
-  RETURN_IF_ERROR(CheckLinear(args, Device::kCuda, sm_count));
+  ASSIGN_OR_RETURN(const GpuLimits limits, CurrentGpuLimits());
+  RETURN_IF_ERROR(CheckLinear(args, Device::kCuda, limits.sm_count));
   if (args.t == 0 || args.n == 0) return absl::OkStatus();
   LinearArgs a = args;
   const LinearWorkspace parts = SplitLinearWorkspace(a);
-  if (a.t <= kGemvMaxRows) {
-    if (a.norm_weight != nullptr && !GemvNormsInside(a.t, a.k))
-      RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
-    return LaunchGemv(a, sm_count, stream.cuda);
-  }
-  if (a.norm_weight != nullptr) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
-  return ManyRows(a, parts, stream.cuda);
+  const bool normed = a.norm_weight != nullptr, fits = normed && GemvNormsInside(a.t, a.k);
+  const bool few_rows = FewRows(a, fits, limits);
+  if (normed && !(few_rows && fits))
+    RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
+  return few_rows ? LaunchGemv(a, limits.sm_count, stream.cuda) : ManyRows(a, parts, stream.cuda);
 }
 
 }  // namespace tessera

@@ -50,11 +50,13 @@ __device__ __forceinline__ float Penalised(const PenaltyRow& p, float logit, int
 
 // Raw logits of ids [id, id + 4), id a multiple of 4. Ids from `vocab` on hold padding.
 __device__ __forceinline__ float4 LoadGroup(const LogitsView& view, int64_t row, int64_t id) {
-  // 32-bit division: ids and widths are below 2^31.
-  const auto shard = static_cast<uint32_t>(id) / static_cast<uint32_t>(view.width);
-  const int64_t column = id - int64_t{shard} * view.width;
-  return __ldg(reinterpret_cast<const float4*>(
-      view.data + (int64_t{shard} * view.row_capacity + row) * view.width + column));
+  const float* data = view.data + row * view.width;  // one shard: spare the division
+  if (view.width < view.vocab) {
+    // 32-bit division: ids and widths are below 2^31.
+    const auto shard = static_cast<uint32_t>(id) / static_cast<uint32_t>(view.width);
+    data += int64_t{shard} * (view.row_capacity - 1) * view.width;
+  }
+  return __ldg(reinterpret_cast<const float4*>(data + id));
 }
 
 }  // namespace tessera

@@ -40,9 +40,12 @@ __device__ Running SumShare(const LogitsView& view, int64_t row) {
       float4 group = {kNoLogit, kNoLogit, kNoLogit, kNoLogit};
       if (id < view.vocab) group = LoadGroup(view, row, id);
       logit[j][0] = CleanLogit(group.x);
-      logit[j][1] = id + 1 < view.vocab ? CleanLogit(group.y) : kNoLogit;
-      logit[j][2] = id + 2 < view.vocab ? CleanLogit(group.z) : kNoLogit;
-      logit[j][3] = id + 3 < view.vocab ? CleanLogit(group.w) : kNoLogit;
+      logit[j][1] = CleanLogit(group.y);
+      logit[j][2] = CleanLogit(group.z);
+      logit[j][3] = CleanLogit(group.w);
+      if (id + kGroup <= view.vocab) continue;
+      for (int e = 1; e < kGroup; ++e)  // the vocabulary's last group
+        if (id + e >= view.vocab) logit[j][e] = kNoLogit;
     }
     float best = running.best;
     for (int i = 0; i < kAhead * kGroup; ++i) best = MaxOp()(best, logit[i / kGroup][i % kGroup]);

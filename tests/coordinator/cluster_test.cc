@@ -42,8 +42,8 @@ class ClusterTest : public ::testing::Test {
  protected:
   ClusterTest()
       : cluster_({.sources = {.dirs = {{"tiny", absl::StrCat(TESSERA_TEST_DATA, "/tiny-qwen2")}}}},
-                 PlanAsAsked, clock_, [this](absl::string_view model, bool serving) {
-                   health_[std::string(model)] = serving;
+                 PlanAsAsked, clock_, [this](absl::string_view service, bool serving) {
+                   health_[std::string(service)] = serving;
                  }) {}
 
   int64_t Register(int rank, int ranks) {
@@ -187,11 +187,11 @@ TEST_F(ClusterTest, ReadyNeedsAllRanksAndTheLeadersHello) {
   Hello(1);
   EXPECT_THAT(cluster_.FindReady("a"),
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("LOADING")));
-  EXPECT_FALSE(health_["model/a"] || health_["a"]);
+  EXPECT_FALSE(health_["model/a"]);
   Loaded(1, 1);
   EXPECT_OK(cluster_.FindReady("a"));
   EXPECT_OK(*observer->status);
-  EXPECT_TRUE(health_["a"]);
+  EXPECT_TRUE(health_["model/a"]);
   EXPECT_TRUE(health_[""]);
 }
 
@@ -231,6 +231,34 @@ TEST_F(ClusterTest, PoolLostWhileLoadingEndsTheLoad) {
   cluster_.OnRankLost(epoch_, 0, "killed");
   EXPECT_THAT(*observer->status, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("killed")));
   EXPECT_EQ(cluster_.ListModels().models_size(), 0);
+}
+
+TEST_F(ClusterTest, EngineThatRunsWithoutStepsMakesNoProgress) {
+  StartPool(1);
+  Load("a", 1);
+  Loaded(0, 1);
+  Hello(1);
+  ASSERT_OK_AND_ASSIGN(const auto serving, cluster_.FindReady("a"));
+  internal::LeaderMessage message;
+  message.mutable_stats()->set_running(1);
+  message.mutable_stats()->set_steps(5);
+  internal::WorkerReport beat;
+  beat.mutable_heartbeat();
+  serving->OnMessage(message);
+  cluster_.Tick();
+  EXPECT_TRUE(health_["progress"]);
+  for (int i = 0; i < 5; ++i) {  // 30 s of stats that do not move, with heartbeats
+    clock_.Advance(6'000'000);
+    Report(0, beat);
+    serving->OnMessage(message);
+  }
+  cluster_.Tick();
+  EXPECT_FALSE(health_["progress"]);
+  EXPECT_TRUE(health_[""]);
+  message.mutable_stats()->set_steps(6);
+  serving->OnMessage(message);
+  cluster_.Tick();
+  EXPECT_TRUE(health_["progress"]);
 }
 
 TEST_F(ClusterTest, UnloadAnswersWhenTheRanksAreFree) {

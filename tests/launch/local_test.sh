@@ -33,13 +33,15 @@ broken() {
 expect_code() { [[ $1 == "$2" ]] || broken "exit code $1, want $2"; }
 expect_text() { grep -q -- "$2" "$1" || { broken "no \"$2\" in $1:" && sed 's/^/    /' "$1" >&2; }; }
 
+shm_files() { find /dev/shm -maxdepth 1 -name 'tessera.*'; }
+
 # Nothing of a run may be left: no process that names its directory or the command, no file.
 expect_clean() {
   local left
-  left=$(pgrep -f "$TMPDIR/tessera|sleep $mark" || true)
+  left=$(pgrep -f "$TMPDIR/tessera|^sleep $mark$" || true)
   [[ -z $left ]] || broken "processes left: $(ps -o pid,args -p "$(tr '\n' , <<<"$left" | sed 's/,$//')" | tail -n +2)"
   [[ -z $(ls -A "$TMPDIR") ]] || broken "files left in TMPDIR: $(ls -A "$TMPDIR")"
-  [[ $shm_before == "$(ls /dev/shm | grep '^tessera\.' || true)" ]] || broken "files left in /dev/shm"
+  [[ $shm_before == "$(shm_files)" ]] || broken "files left in /dev/shm: $(shm_files)"
 }
 
 # start_background ARGS...: local.sh with a long command; returns when that runs. $launched: its id.
@@ -48,11 +50,12 @@ start_background() {
     >"$work/out" 2>"$work/err" &
   launched=$!
   local tenths=600
-  until pgrep -f "sleep $mark" >/dev/null; do
-    kill -0 "$launched" 2>/dev/null && ((tenths-- > 0)) || {
-      broken "the command did not start:" && cat "$work/err" >&2
+  until pgrep -fx "sleep $mark" >/dev/null; do
+    if ! kill -0 "$launched" 2>/dev/null || ((tenths-- == 0)); then
+      broken "the command did not start:"
+      cat "$work/err" >&2
       return 1
-    }
+    fi
     sleep 0.1
   done
 }
@@ -71,6 +74,19 @@ case_one_rank() { golden_run --ranks 1; }
 case_tensor_parallel() { golden_run --ranks 2 --tp 2; }
 case_three_stages() { golden_run --ranks 3 --pp 3; }
 case_more_ranks_than_cores() { golden_run --ranks 4 --tp 2 --pp 2 --threads 1; }
+
+# mpirun.sh with this machine as its only host; the coordinator listens beyond loopback, so users
+# need the token.
+case_hostfile() {
+  echo "localhost slots=2" >"$work/hosts"
+  "$root/launch/mpirun.sh" --build-dir "$build" --backend cpu --hostfile "$work/hosts" \
+    --shared-dir "$TMPDIR" --ranks 2 --tp 2 --model "tiny=$model" -- bash -c '
+      tessera generate --model tiny --prompt-ids 324,4019,938 --max-tokens 48 --temperature 0 --json
+      env -u TESSERA_TOKEN_FILE tessera status' >"$work/out" 2>"$work/err"
+  expect_code $? 1
+  expect_text "$work/out" "$golden"
+  expect_text "$work/err" 'UNAUTHENTICATED'
+}
 
 case_models_share_the_pool() {
   local_sh --ranks 3 --model "a=$model" --model "b=$model" -- tessera status --json >"$work/out" 2>"$work/err"
@@ -133,7 +149,7 @@ case_ctrl_c() {
   env --default-signal=INT "$root/launch/local.sh" --build-dir "$build" --backend cpu --ranks 2 -- \
     sleep $mark >"$work/out" 2>"$work/err" &
   launched=$!
-  until pgrep -f "sleep $mark" >/dev/null; do sleep 0.1; done
+  until pgrep -fx "sleep $mark" >/dev/null; do sleep 0.1; done
   kill -INT "$launched"
   wait "$launched"
   expect_code $? 130
@@ -154,10 +170,22 @@ lost() {
   kill -KILL "$(pgrep -n -f "^[^ ]*$1 .*$TMPDIR/tessera")"
   wait "$launched"
   expect_code $? 1
-  expect_text "$work/err" "$2 ended with exit code"
+  expect_text "$work/err" 'ended with exit code'
 }
-case_rank_killed() { lost tessera-worker 'the workers'; }
-case_coordinator_killed() { lost tessera-coordinator 'the '; }
+case_rank_killed() { lost tessera-worker; }
+case_coordinator_killed() { lost tessera-coordinator; }
+
+# Files stay when the launcher itself is killed, but no process does.
+case_launcher_killed() {
+  start_background --model "tiny=$model" -- sleep $mark || return
+  kill -KILL "$launched"
+  wait "$launched" 2>/dev/null
+  local tenths=150
+  while pgrep -f "$TMPDIR/tessera|^sleep $mark$" >/dev/null && ((tenths-- > 0)); do sleep 0.1; done
+  rm -rf "$TMPDIR"/tessera.*
+  local file
+  for file in $(shm_files); do grep -qxF "$file" <<<"$shm_before" || rm -rf "$file"; done
+}
 
 case_stopped_rank_is_killed() {
   start_background --model "tiny=$model" -- sleep $mark || return
@@ -182,7 +210,7 @@ cases=("$@")
 ((${#cases[@]})) || mapfile -t cases < <(declare -F | sed -n 's/^declare -f case_//p')
 for name in "${cases[@]}"; do
   before=$failures
-  shm_before=$(ls /dev/shm | grep '^tessera\.' || true)
+  shm_before=$(shm_files)
   started=$SECONDS
   "case_$name"
   expect_clean

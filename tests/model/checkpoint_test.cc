@@ -1,5 +1,6 @@
 #include "model/checkpoint.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -218,6 +219,24 @@ TEST_F(CheckpointTest, ALinkToItselfIsUnavailable) {
   WriteIndex({{"a", "loop"}});
   std::filesystem::create_symlink(dir_.path() + "/loop", dir_.path() + "/loop");
   EXPECT_THAT(Open(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("loop")));
+}
+
+TEST_F(CheckpointTest, NoFreeDescriptorIsResourceExhausted) {
+  WriteSingle();
+  struct rlimit limit = {};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const struct rlimit none = {.rlim_cur = 0, .rlim_max = limit.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const absl::Status status = Open().status();
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr(dir_.path())));
+}
+
+TEST_F(CheckpointTest, AForbiddenFileIsPermissionDenied) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root may read every file";
+  WriteSingle();
+  std::filesystem::permissions(dir_.path() + "/model.safetensors", std::filesystem::perms::none);
+  EXPECT_THAT(Open(), StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr(dir_.path())));
 }
 
 TEST_F(CheckpointTest, TooManyShardsAreDataLoss) {

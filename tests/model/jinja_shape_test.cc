@@ -46,6 +46,7 @@ TEST(JinjaShape, DiffersForProgramsThatMayRenderDifferently) {
       {"{% if x %}a{% endif %}", "{% if x %}{% endif %}a"},
       {"{{ a == 'b' + c }}", "{{ a == 'b' }}{{ c }}"},
       {"a\n\n", "a"},
+      {"{{ 'a' +}}", "a"},
       {"{%+ if x %}a{% endif %}", "{% if x %}b{% endif %}"},
       {"{{ 'a' - 'b' + 'c' }}", "{{ 'a' - 'b' }}c"},
       {"{% set x = 'a\"b' %}", "{% set x = 'a' b %}"},
@@ -53,6 +54,21 @@ TEST(JinjaShape, DiffersForProgramsThatMayRenderDifferently) {
   for (const auto& [left, right] : pairs) {
     EXPECT_NE(JinjaShape(left), JinjaShape(right)) << left << " and " << right;
   }
+}
+
+// The recognition of long programs compares hashes of shapes, so the form itself must not change.
+TEST(JinjaShape, WritesTheDocumentedForm) {
+  EXPECT_EQ(JinjaShape("{%- if m[0]['role']=='user' and not (a!=1) %}\n  {{- 'a\\n\"' + m.content "
+                       "| trim + \"b\" }}"
+                       "\n{%- elif x['k'][-1:] %} c\\\n{% endif -%}  {{ f(a, b='c') ~ d }}\n"),
+            "%if m [ 0 ] . role == \"user\" and not ( a != 1 )%\n"
+            "\"a\\n\\\"\"\n"
+            "{m . content | trim}\n"
+            "\"b\"\n"
+            "%elif x [ \"k\" ] [ - 1 : ]%\n"
+            "\" c\\\\\\n\"\n"
+            "%endif%\n"
+            "{f ( a , b = \"c\" ) ~ d}\n");
 }
 
 TEST(JinjaShape, PlusKeepsTheSpaceBeforeABlock) {

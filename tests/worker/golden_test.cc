@@ -75,11 +75,20 @@ std::string NameOf(const ::testing::TestParamInfo<Case>& info) {
   return name;
 }
 
-INSTANTIATE_TEST_SUITE_P(TinyQwen2, GoldenTest,
-                         ::testing::Values(Case{"tiny-qwen2", 1, 1}, Case{"tiny-qwen2", 2, 1},
-                                           Case{"tiny-qwen2", 4, 1}, Case{"tiny-qwen2", 1, 2},
-                                           Case{"tiny-qwen2", 1, 3}, Case{"tiny-qwen2", 2, 2}),
-                         NameOf);
+// Query heads, kv heads and layers of each model decide which shapes it takes.
+INSTANTIATE_TEST_SUITE_P(
+    Checkpoints, GoldenTest,
+    ::testing::Values(
+        Case{"tiny-qwen2", 1, 1}, Case{"tiny-qwen2", 2, 1}, Case{"tiny-qwen2", 4, 1},
+        Case{"tiny-qwen2", 1, 2}, Case{"tiny-qwen2", 1, 3}, Case{"tiny-qwen2", 2, 2},
+        Case{"models/llama3-f16-sharded", 1, 1}, Case{"models/llama3-f16-sharded", 2, 1},
+        Case{"models/llama-odd-vocab-f32", 1, 1}, Case{"models/llama-odd-vocab-f32", 2, 1},
+        Case{"models/llama-odd-vocab-f32", 1, 2}, Case{"models/qwen3-bf16", 1, 1},
+        Case{"models/qwen3-bf16", 2, 1}, Case{"models/qwen2-yarn-bf16", 1, 1},
+        Case{"models/qwen2-yarn-bf16", 2, 1}, Case{"models/qwen2-mqa-7-layers-bf16", 1, 1},
+        Case{"models/qwen2-mqa-7-layers-bf16", 1, 3}, Case{"models/qwen2-mqa-7-layers-bf16", 3, 1},
+        Case{"models/qwen2-mqa-7-layers-bf16", 2, 2}),
+    NameOf);
 
 }  // namespace
 }  // namespace tessera::testing

@@ -29,14 +29,17 @@ struct Rank {
 
 absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(const LocalClusterOptions& options,
                                                    LayoutInput layout, int rank, Rank& me) {
-  ASSIGN_OR_RETURN(layout.shard,
-                   MakeShard(layout.config, {options.tp, options.pp}, rank, /*unit=*/8));
+  const int64_t unit = options.device == Device::kCuda ? 16 : 8;
+  ASSIGN_OR_RETURN(layout.shard, MakeShard(layout.config, {options.tp, options.pp}, rank, unit));
+  ASSIGN_OR_RETURN(const DeviceFacts facts, me.runtime->Facts());
+  layout.device = {.device = options.device, .sm_count = facts.sm_count};
   ASSIGN_OR_RETURN(const std::vector<BufferSpec> buffers, MemoryLayout(layout));
   ASSIGN_OR_RETURN(std::unique_ptr<Arena> arena, Arena::Create(*me.runtime, buffers));
-  ASSIGN_OR_RETURN(const Ops* ops, OpsFor(Device::kCpu));
+  ASSIGN_OR_RETURN(const Ops* ops, OpsFor(options.device));
   EngineSpec spec;
   spec.layout = layout;
   spec.leader = rank == 0;
+  spec.graphs = options.graphs;
   spec.load = {.model_dir = options.model_dir, .dummy = options.dummy, .reader_threads = 2};
   const EnginePeers peers = {me.tp.get(), me.group.get(), me.group.get()};
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
@@ -68,9 +71,13 @@ absl::Status Lead(const LocalClusterOptions& options, const LayoutInput& layout,
                   std::vector<SequenceRequest> requests, Engine& engine, PlanChannel* channel,
                   std::map<uint64_t, LocalResult>& results) {
   const ParallelShape shape = {options.tp, options.pp};
+  EngineSpec spec;
+  spec.layout = layout;
+  spec.graphs = options.graphs;
   Scheduler scheduler({.limits = layout.limits,
                        .kv_blocks = layout.kv_blocks,
                        .lanes = Lanes(shape),
+                       .graph_rows = Engine::GraphRows(spec, options.device),
                        .now_unix_us = [] { return int64_t{1}; }});
   for (SequenceRequest& r : requests) RETURN_IF_ERROR(scheduler.Add(std::move(r)));
   std::vector<uint8_t> plan;
@@ -119,6 +126,7 @@ absl::StatusOr<std::map<uint64_t, LocalResult>> RunLocally(const LocalClusterOpt
                                                            std::vector<SequenceRequest> requests) {
   LayoutInput layout;
   ASSIGN_OR_RETURN(layout.config, LoadModelConfig(options.model_dir));
+  layout.dtype = options.dtype;
   layout.limits = {.context = options.context,
                    .max_sequences = options.max_sequences,
                    .max_step_tokens = options.max_step_tokens,
@@ -126,7 +134,7 @@ absl::StatusOr<std::map<uint64_t, LocalResult>> RunLocally(const LocalClusterOpt
   layout.kv_blocks = options.kv_blocks > 0 ? options.kv_blocks
                                            : options.max_sequences * layout.limits.max_blocks();
   const int ranks = static_cast<int>(options.tp * options.pp);
-  ASSIGN_OR_RETURN(const Ops* ops, OpsFor(Device::kCpu));
+  ASSIGN_OR_RETURN(const Ops* ops, OpsFor(options.device));
   std::vector<Rank> all(static_cast<size_t>(ranks));
   auto groups = NewLoopbackGroup(ranks, *ops);
   auto channels = NewLoopbackPlanChannels(ranks, {.max_plan_bytes = MaxPlanBytes(layout.limits)});
@@ -138,7 +146,8 @@ absl::StatusOr<std::map<uint64_t, LocalResult>> RunLocally(const LocalClusterOpt
     }
   }
   for (size_t i = 0; i < all.size(); ++i) {
-    ASSIGN_OR_RETURN(all[i].runtime, NewRuntime({.cpu_threads = options.threads}));
+    ASSIGN_OR_RETURN(all[i].runtime,
+                     NewRuntime({.device = options.device, .cpu_threads = options.threads}));
     if (options.pp > 1) all[i].group = std::move(groups[i]);
     if (ranks > 1) all[i].channel = std::move(channels[i]);
   }

@@ -1,5 +1,5 @@
-// A model over N in-process ranks (loopback communicators, CPU), driven through scheduler, plans
-// and engines as the worker drives them.
+// A model over N in-process ranks (loopback communicators, CPU) or one GPU, driven through
+// scheduler, plans and engines as the worker drives them.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,8 @@
 
 #include <absl/status/statusor.h>
 
+#include "common/dtype.h"
+#include "kernels/runtime/stream.h"
 #include "worker/sequence.h"
 
 namespace tessera::testing {
@@ -24,6 +26,9 @@ struct LocalClusterOptions {
   int64_t context = 512;
   bool dummy = false;
   int threads = 1;
+  Device device = Device::kCpu;  // kCuda: one rank
+  DType dtype = DType::kF32;     // of activations
+  bool graphs = true;
 };
 
 // What became of one sequence.

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/step/prepare_step.h"
+#include "planner/memory_layout.h"
 #include "planner/step_capacity.h"
 #include "tests/support/status_matchers.h"
 

@@ -15,7 +15,8 @@
 
 namespace tessera {
 
-// Both run on the link's own thread, one at a time; they may call Report, never destroy the link.
+// Both run on the link's own thread, one at a time, and may begin before Connect has returned. They
+// may call Report, never destroy the link.
 struct ControlEvents {
   std::function<void(const internal::WorkerCommand&)> on_command;  // Welcome is not passed on
   std::function<void(const absl::Status&)> on_lost;                // at most once

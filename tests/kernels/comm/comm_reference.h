@@ -61,9 +61,10 @@ inline double WorstError(const std::vector<uint16_t>& got, const std::vector<dou
   return worst;
 }
 
-// One bf16 rounding is 2^-9 of the value. The residual has one (the fp32 sum adds little: `floor`
-// covers cancellation); y has three: of the residual, of the normed value and of the product. The
-// NCCL path also rounds each partial sum, up to ranks - 1 times more.
-inline constexpr double kBf16Rounding = 1.0 / 512;
+// Rounding to bf16's 8 significant bits is at most 2^-8 = 0.0039063 of the value; the rest covers
+// the fp32 sum and products of roundings. The residual has one rounding; y has three: of the
+// residual, of the normed value and of the product. NCCL also rounds each partial sum, ranks - 1
+// times more.
+inline constexpr double kBf16Rounding = 0.00393;
 
 }  // namespace tessera::testing

@@ -100,8 +100,8 @@ LinearExpected LinearReference(const LinearInputs& in) {
         if (c.t > kGemvMaxRows) sum.error += HalfUlp(c.y_dtype) * std::abs(sum.value);
         sum.value += value;
       };
-      if (c.bias) add(in.bias[static_cast<size_t>(n)]);
       if (c.residual) add(in.residual[static_cast<size_t>(t * c.n + n)]);
+      if (c.bias) add(in.bias[static_cast<size_t>(n)]);
       out.y.push_back(sum.value);
       out.tolerance.push_back(1.01 * (sum.error + HalfUlp(c.y_dtype) * std::abs(sum.value)) + 1e-7);
     }

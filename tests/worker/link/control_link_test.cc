@@ -1,0 +1,186 @@
+#include "worker/link/control_link.h"
+
+#include <atomic>
+#include <string>
+
+#include <absl/synchronization/notification.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/status_matchers.h"
+#include "tests/worker/link/scripted_coordinator.h"
+
+namespace tessera {
+namespace {
+
+using ::testing::_;
+using ::testing::HasSubstr;
+using testing::ScriptedCoordinator;
+using testing::StatusIs;
+
+constexpr absl::Duration kPatience = absl::Seconds(20);
+
+class ControlLinkTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<std::unique_ptr<ControlLink>> Connect() {
+    LinkOptions options = {.address = coordinator_.address(),
+                           .secret = "s",
+                           .connect_timeout = timeout_,
+                           .heartbeat_period = absl::Milliseconds(5)};
+    internal::Register self;
+    self.set_rank(3);
+    return ControlLink::Connect(
+        options, self, steps_,
+        {.on_command = [this](const internal::WorkerCommand& command) { commands_(command); },
+         .on_lost =
+             [this](const absl::Status& status) {
+               why_lost_ = status;
+               lost_.Notify();
+             }});
+  }
+
+  std::atomic<int64_t> steps_{0};
+  absl::Duration timeout_ = kPatience;
+  std::function<void(const internal::WorkerCommand&)> commands_ =
+      [](const internal::WorkerCommand&) {};
+  absl::Status why_lost_;
+  absl::Notification lost_;
+  ScriptedCoordinator coordinator_;
+};
+
+TEST_F(ControlLinkTest, RegistersWithTheSecretAndTakesTheEpoch) {
+  std::string secret;
+  internal::WorkerReport registration;
+  coordinator_.on_control = [&](grpc::ServerContext& context, auto& stream) {
+    const auto place = context.client_metadata().find("tessera-launch-secret");
+    secret = std::string(place->second.data(), place->second.size());
+    registration = ScriptedCoordinator::Welcome(stream, 7);
+    internal::WorkerReport report;
+    while (stream.Read(&report)) {
+    }
+    return grpc::Status::OK;
+  };
+  coordinator_.Start();
+  ASSERT_OK_AND_ASSIGN(const auto link, Connect());
+  EXPECT_EQ(link->epoch(), 7);
+  EXPECT_EQ(secret, "s");
+  EXPECT_EQ(registration.register_().rank(), 3);
+}
+
+TEST_F(ControlLinkTest, HeartbeatsCarryTheStepCounterAndTheEpoch) {
+  absl::Notification seen;
+  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+    ScriptedCoordinator::Welcome(stream, 7);
+    internal::WorkerReport report;
+    while (stream.Read(&report)) {
+      if (report.heartbeat().steps() == 42 && report.epoch() == 7 && !seen.HasBeenNotified()) {
+        seen.Notify();
+      }
+    }
+    return grpc::Status::OK;
+  };
+  coordinator_.Start();
+  ASSERT_OK_AND_ASSIGN(const auto link, Connect());
+  steps_ = 42;
+  EXPECT_TRUE(seen.WaitForNotificationWithTimeout(kPatience));
+}
+
+TEST_F(ControlLinkTest, CommandsAndReportsGetThrough) {
+  absl::Notification unloaded;
+  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+    ScriptedCoordinator::Welcome(stream, 7);
+    internal::WorkerCommand command;
+    command.mutable_unload()->set_instance(5);
+    stream.Write(command);
+    internal::WorkerReport report;
+    while (stream.Read(&report)) {
+      if (report.unloaded().instance() == 5) unloaded.Notify();
+    }
+    return grpc::Status::OK;
+  };
+  coordinator_.Start();
+  absl::Notification commanded;
+  commands_ = [&](const internal::WorkerCommand& command) {
+    if (command.unload().instance() == 5) commanded.Notify();
+  };
+  ASSERT_OK_AND_ASSIGN(const auto link, Connect());
+  ASSERT_TRUE(commanded.WaitForNotificationWithTimeout(kPatience));
+  internal::WorkerReport report;
+  report.mutable_unloaded()->set_instance(5);
+  link->Report(std::move(report));
+  EXPECT_TRUE(link->Flush(kPatience));
+  EXPECT_TRUE(unloaded.WaitForNotificationWithTimeout(kPatience));
+}
+
+TEST_F(ControlLinkTest, RefusalIsReturnedWithItsReason) {
+  coordinator_.on_control = [&](grpc::ServerContext&, auto&) {
+    return grpc::Status(grpc::ALREADY_EXISTS, "rank 3 is there");
+  };
+  coordinator_.Start();
+  EXPECT_THAT(Connect(),
+              StatusIs(absl::StatusCode::kAlreadyExists, std::string("rank 3 is there")));
+}
+
+TEST_F(ControlLinkTest, UnavailableCoordinatorIsTriedAgain) {
+  std::atomic<int> calls{0};
+  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+    if (calls++ == 0) return grpc::Status(grpc::UNAVAILABLE, "an old pool still leaves");
+    ScriptedCoordinator::Welcome(stream, 8);
+    internal::WorkerReport report;
+    while (stream.Read(&report)) {
+    }
+    return grpc::Status::OK;
+  };
+  coordinator_.Start();
+  ASSERT_OK_AND_ASSIGN(const auto link, Connect());
+  EXPECT_EQ(link->epoch(), 8);
+}
+
+TEST_F(ControlLinkTest, NobodyThereIsUnavailableAfterTheTimeout) {
+  coordinator_.Start();
+  coordinator_.Stop();
+  timeout_ = absl::Milliseconds(100);
+  EXPECT_THAT(Connect(),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr(coordinator_.address())));
+}
+
+TEST_F(ControlLinkTest, SilentCoordinatorIsADeadlineExceeded) {
+  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+    internal::WorkerReport report;
+    while (stream.Read(&report)) {
+    }
+    return grpc::Status::OK;
+  };
+  coordinator_.Start();
+  timeout_ = absl::Milliseconds(100);
+  EXPECT_THAT(Connect(), StatusIs(absl::StatusCode::kDeadlineExceeded, _));
+}
+
+TEST_F(ControlLinkTest, LossOfTheCoordinatorIsToldOnce) {
+  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+    ScriptedCoordinator::Welcome(stream, 7);
+    return grpc::Status(grpc::UNAVAILABLE, "pool lost");
+  };
+  coordinator_.Start();
+  const auto link = Connect();
+  ASSERT_OK(link);
+  ASSERT_TRUE(lost_.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_THAT(why_lost_, StatusIs(absl::StatusCode::kUnavailable, std::string("pool lost")));
+}
+
+TEST_F(ControlLinkTest, StopIsNotALoss) {
+  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+    ScriptedCoordinator::Welcome(stream, 7);
+    internal::WorkerReport report;
+    while (stream.Read(&report)) {
+    }
+    return grpc::Status::OK;
+  };
+  coordinator_.Start();
+  ASSERT_OK_AND_ASSIGN(auto link, Connect());
+  link.reset();
+  EXPECT_FALSE(lost_.HasBeenNotified());
+}
+
+}  // namespace
+}  // namespace tessera

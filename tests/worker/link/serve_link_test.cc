@@ -1,0 +1,123 @@
+#include "worker/link/serve_link.h"
+
+#include <string>
+
+#include <absl/synchronization/notification.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/status_matchers.h"
+#include "tests/worker/link/scripted_coordinator.h"
+
+namespace tessera {
+namespace {
+
+using ::testing::_;
+using ::testing::HasSubstr;
+using testing::ScriptedCoordinator;
+using testing::StatusIs;
+
+constexpr absl::Duration kPatience = absl::Seconds(20);
+
+class ServeLinkTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<std::unique_ptr<ServeLink>> Connect() {
+    return ServeLink::Connect(
+        {.address = coordinator_.address(), .secret = "s", .connect_timeout = timeout_},
+        {.epoch = 2, .instance = 9},
+        {.on_message =
+             [this](const internal::CoordinatorMessage& message) {
+               message_ = message;
+               got_message_.Notify();
+             },
+         .on_lost =
+             [this](const absl::Status& status) {
+               why_lost_ = status;
+               lost_.Notify();
+             }});
+  }
+
+  absl::Duration timeout_ = kPatience;
+  internal::CoordinatorMessage message_;
+  absl::Notification got_message_;
+  absl::Status why_lost_;
+  absl::Notification lost_;
+  ScriptedCoordinator coordinator_;
+};
+
+TEST_F(ServeLinkTest, HelloComesFirstThenWhatIsSent) {
+  internal::LeaderMessage first, second;
+  absl::Notification read;
+  coordinator_.on_serve = [&](grpc::ServerContext&, auto& stream) {
+    stream.Read(&first);
+    stream.Read(&second);
+    read.Notify();
+    return grpc::Status::OK;
+  };
+  coordinator_.Start();
+  ASSERT_OK_AND_ASSIGN(const auto link, Connect());
+  internal::LeaderMessage message;
+  message.mutable_stats()->set_running(4);
+  EXPECT_OK(link->Send(message));
+  ASSERT_TRUE(read.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_EQ(first.hello().epoch(), 2);
+  EXPECT_EQ(first.hello().instance(), 9);
+  EXPECT_EQ(second.stats().running(), 4);
+}
+
+TEST_F(ServeLinkTest, MessagesOfTheCoordinatorAreDelivered) {
+  coordinator_.on_serve = [&](grpc::ServerContext&, auto& stream) {
+    internal::CoordinatorMessage message;
+    message.mutable_cancel()->set_sequence(6);
+    stream.Write(message);
+    internal::LeaderMessage in;
+    while (stream.Read(&in)) {
+    }
+    return grpc::Status::OK;
+  };
+  coordinator_.Start();
+  ASSERT_OK_AND_ASSIGN(const auto link, Connect());
+  ASSERT_TRUE(got_message_.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_EQ(message_.cancel().sequence(), 6u);
+}
+
+TEST_F(ServeLinkTest, RefusedHelloIsALossWithItsReason) {
+  coordinator_.on_serve = [&](grpc::ServerContext&, auto&) {
+    return grpc::Status(grpc::FAILED_PRECONDITION, "stale epoch");
+  };
+  coordinator_.Start();
+  const auto link = Connect();
+  ASSERT_OK(link);
+  ASSERT_TRUE(lost_.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_THAT(why_lost_, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("stale")));
+  EXPECT_THAT((*link)->Send({}), StatusIs(absl::StatusCode::kUnavailable, _));
+}
+
+TEST_F(ServeLinkTest, NobodyThereIsUnavailable) {
+  coordinator_.Start();
+  coordinator_.Stop();
+  timeout_ = absl::Milliseconds(100);
+  EXPECT_THAT(Connect(), StatusIs(absl::StatusCode::kUnavailable, _));
+}
+
+TEST_F(ServeLinkTest, CoordinatorThatDoesNotReadOverflowsTheQueue) {
+  absl::Notification stop;
+  coordinator_.on_serve = [&](grpc::ServerContext&, auto&) {
+    stop.WaitForNotification();
+    return grpc::Status::OK;
+  };
+  coordinator_.Start();
+  const auto link = Connect();
+  ASSERT_OK(link);
+  internal::LeaderMessage message;
+  message.mutable_tokens()->add_events()->set_error_message(std::string(8 << 20, 'x'));
+  absl::Status status;
+  for (int i = 0; i < 20 && status.ok(); ++i) status = (*link)->Send(message);
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted, _));
+  EXPECT_TRUE(lost_.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_THAT(why_lost_, StatusIs(absl::StatusCode::kResourceExhausted, _));
+  stop.Notify();
+}
+
+}  // namespace
+}  // namespace tessera
