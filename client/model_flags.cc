@@ -22,7 +22,7 @@ std::vector<FlagSpec> ModelFlags() {
        .kind = FlagKind::kInt,
        .value = "TOKENS",
        .help = "Most tokens computed in one step",
-       .fallback = "8192, on the CPU 512",
+       .fallback = "2048, on the CPU 512",
        .min = 1,
        .max = 65536},
       {.name = "block-size",

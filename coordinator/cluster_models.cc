@@ -106,17 +106,18 @@ void Cluster::MaybeReady(ModelRecord& record) {
   if (record.leader == nullptr || !AllIn(record, RankPhase::kLoaded)) return;
   record.state = ModelState::kReady;
   record.serving->Open(record.leader);
+  UpdateHealth();  // whoever hears of an end finds health as it says
   LogInfo("model ", record.name, ": ready");
   if (record.observer != nullptr) {
     record.observer->OnEvent(ReadyEvent(record));
     record.observer->OnEnd(absl::OkStatus());
     record.observer = nullptr;
   }
-  UpdateHealth();
 }
 
 void Cluster::BeginUnload(ModelRecord& record, const absl::Status& why) {
   record.state = ModelState::kUnloading;
+  UpdateHealth();
   record.serving->Close(why);
   if (record.leader != nullptr) record.leader->Close(why);
   internal::WorkerCommand command;
@@ -126,7 +127,6 @@ void Cluster::BeginUnload(ModelRecord& record, const absl::Status& why) {
     part.phase = RankPhase::kUnloading;
     if (const Rank* rank = pool_.Find(pool_.epoch(), part.rank)) rank->stream->Send(command);
   }
-  UpdateHealth();
 }
 
 void Cluster::MaybeUnloaded(ModelRecord& record) {
@@ -134,14 +134,15 @@ void Cluster::MaybeUnloaded(ModelRecord& record) {
   LogInfo("model ", record.name, ": unloaded");
   Erase(record, record.failure.ok() ? absl::UnavailableError("unloaded before it was ready")
                                     : record.failure);
-  UpdateHealth();
 }
 
 void Cluster::Erase(ModelRecord& record, const absl::Status& load_status) {
-  if (record.observer != nullptr) record.observer->OnEnd(load_status);
-  for (const auto& waiter : record.unload_waiters) waiter(absl::OkStatus());
-  if (health_ != nullptr) health_(absl::StrCat("model/", record.name), false);
-  records_.erase(std::string(record.name));
+  const auto node = records_.extract(record.name);
+  const ModelRecord& gone = node.mapped();
+  if (health_ != nullptr) health_(absl::StrCat("model/", gone.name), false);
+  UpdateHealth();
+  if (gone.observer != nullptr) gone.observer->OnEnd(load_status);
+  for (const auto& waiter : gone.unload_waiters) waiter(absl::OkStatus());
 }
 
 void Cluster::Unload(absl::string_view name, std::function<void(const absl::Status&)> done) {
@@ -154,8 +155,7 @@ void Cluster::Unload(absl::string_view name, std::function<void(const absl::Stat
   ModelRecord& record = place->second;
   record.unload_waiters.push_back(std::move(done));
   if (record.state == ModelState::kFailed) {  // its ranks are gone
-    Erase(record, record.failure);
-    UpdateHealth();
+    Erase(record, absl::OkStatus());
   } else if (record.state != ModelState::kUnloading) {
     BeginUnload(record, absl::UnavailableError(absl::StrCat("model ", name, ": unloaded")));
     MaybeUnloaded(record);

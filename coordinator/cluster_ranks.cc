@@ -121,25 +121,30 @@ void Cluster::LosePool(const std::string& why) {
     stream->Send(ShutdownCommand());
     stream->Close(absl::UnavailableError(why));
   }
-  UpdateHealth();
 }
 
 void Cluster::FailModels(const std::string& why) {
+  std::vector<ModelRecord*> lost;
   std::vector<ModelRecord*> gone;
   for (auto& [name, record] : records_) {
     if (record.state == ModelState::kFailed) continue;
-    const absl::Status status = absl::UnavailableError(absl::StrCat("model ", name, ": ", why));
-    record.serving->Close(status);
-    if (record.leader != nullptr) record.leader->Close(status);
-    record.leader = nullptr;
+    lost.push_back(&record);
     if (record.state == ModelState::kReady) {
       record.state = ModelState::kFailed;
     } else {
-      if (record.failure.ok()) record.failure = status;
       gone.push_back(&record);
     }
   }
-  for (ModelRecord* record : gone) Erase(*record, record->failure);
+  UpdateHealth();  // whoever hears of an end finds health as it says
+  for (ModelRecord* record : lost) {
+    const absl::Status status =
+        absl::UnavailableError(absl::StrCat("model ", record->name, ": ", why));
+    record->serving->Close(status);
+    if (record->leader != nullptr) record->leader->Close(status);
+    record->leader = nullptr;
+    if (record->failure.ok()) record->failure = status;
+  }
+  for (ModelRecord* record : gone) Erase(*record, absl::Status(record->failure));
 }
 
 absl::StatusOr<std::shared_ptr<Serving>> Cluster::OpenServing(

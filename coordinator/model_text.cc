@@ -19,7 +19,7 @@ absl::StatusOr<ModelText> ModelText::Load(const std::string& dir, absl::string_v
   text.tokenizer_ = *std::move(tokenizer);
   auto chat = ChatTemplate::Load(dir, template_name);
   if (chat.ok()) {
-    text.template_ = *std::move(chat);
+    text.template_ = std::make_unique<const ChatTemplate>(*std::move(chat));
   } else if (absl::IsFailedPrecondition(chat.status())) {
     text.no_template_ = chat.status();
   } else {
@@ -29,7 +29,7 @@ absl::StatusOr<ModelText> ModelText::Load(const std::string& dir, absl::string_v
 }
 
 std::string ModelText::chat_template() const {
-  return template_.has_value() ? template_->name() : "";
+  return template_ != nullptr ? template_->name() : "";
 }
 
 absl::StatusOr<std::vector<int32_t>> ModelText::Encode(absl::string_view text,

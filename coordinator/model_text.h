@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,7 +47,7 @@ class ModelText {
 
  private:
   std::unique_ptr<const Tokenizer> tokenizer_;
-  std::optional<ChatTemplate> template_;
+  std::unique_ptr<const ChatTemplate> template_;  // null: see no_template_
   absl::Status no_tokenizer_;  // OK when there is one
   absl::Status no_template_;
 };

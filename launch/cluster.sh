@@ -3,7 +3,8 @@
 #
 # Every program runs in a session of its own (setsid), so that all it started can be found and
 # stopped. The caller sets `launcher` (its name for messages) and `root` (the source tree) before it
-# sources this, defines print_help and extra_flag, calls parse_flags, then run_cluster.
+# sources this, defines print_help, extra_flag and prepare (called once cleanup will happen), calls
+# parse_flags, then run_cluster.
 
 : "${launcher:?}" "${root:?}"
 
@@ -50,7 +51,7 @@ shared_flags_help() {
   --tp N, --pp N        tensor-parallel ranks and pipeline stages of each model [the planner chooses]
   --context TOKENS      longest sequence [the model's]
   --max-sequences N     sequences decoded together [64]
-  --max-step-tokens N   tokens computed in one step at most [8192, on the CPU 512]
+  --max-step-tokens N   tokens computed in one step at most [2048, on the CPU 512]
   --block-size TOKENS   tokens per KV block [64]
   --device-memory BYTES cap per rank, as in 8G [92 % of what is free]
   --dtype TYPE          float32, bfloat16 or float16 [the checkpoint's]
@@ -339,6 +340,7 @@ run_cluster() {
   trap 'exit 143' TERM
   trap 'exit 129' HUP
   make_run_dir
+  prepare
   export PATH="$build_dir/bin:$PATH"
   start_coordinator
   start_workers

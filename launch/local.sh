@@ -28,14 +28,16 @@ END
 
 extra_flag() { return 1; }
 
+# Open MPI's own temporary files go where cleanup finds them, even after kill -9.
+prepare() {
+  [[ -d /dev/shm && -w /dev/shm ]] || return 0
+  shm_dir=$(mktemp -d /dev/shm/tessera.XXXXXXXX)
+  mpirun_flags+=(--mca btl_vader_backing_directory "$shm_dir" --mca osc_sm_backing_directory "$shm_dir")
+}
+
 parse_flags "$@"
 # All ranks are here: more of them than cores is fine, and nothing needs a network, ssh or the batch
 # system that this may run under.
 mpirun_flags+=(--oversubscribe --host "localhost:$ranks" --mca plm isolated --mca ras "^slurm"
   --mca pml ob1 --mca btl "self,vader" --mca oob_tcp_if_include lo)
-# Open MPI's own temporary files go where cleanup finds them, even after kill -9.
-if [[ -d /dev/shm && -w /dev/shm ]]; then
-  shm_dir=$(mktemp -d /dev/shm/tessera.XXXXXXXX)
-  mpirun_flags+=(--mca btl_vader_backing_directory "$shm_dir" --mca osc_sm_backing_directory "$shm_dir")
-fi
 run_cluster

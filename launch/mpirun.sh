@@ -43,6 +43,8 @@ extra_flag() {
   esac
 }
 
+prepare() { :; }
+
 parse_flags "$@"
 [[ -n $hostfile ]] || usage_error "--hostfile is missing"
 [[ -r $hostfile ]] || usage_error "--hostfile $hostfile: not readable"

@@ -240,7 +240,7 @@ EngineLimits ResolveLimits(const ModelConfig& config, const DeviceSpec& device, 
   if (limits.context == 0) limits.context = config.max_positions;
   if (limits.max_sequences == 0) limits.max_sequences = std::max(kDefaultSequences, sequences);
   if (limits.max_step_tokens == 0) {
-    const int64_t step = device.device == Device::kCpu ? 512 : 8192;
+    const int64_t step = device.device == Device::kCpu ? 512 : 2048;
     limits.max_step_tokens = std::max(step, limits.max_sequences);
   }
   if (limits.block_size == 0) limits.block_size = kDefaultBlock;

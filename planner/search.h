@@ -40,7 +40,7 @@ struct Plan {
   std::vector<std::string> warnings;
 };
 
-// Fills what the user left at 0: the model's context, 64 sequences (or `sequences`, if more), 8192
+// Fills what the user left at 0: the model's context, 64 sequences (or `sequences`, if more), 2048
 // tokens a step (512 on the CPU; not below max_sequences), blocks of 64 tokens.
 EngineLimits ResolveLimits(const ModelConfig& config, const DeviceSpec& device, EngineLimits limits,
                            int64_t sequences);

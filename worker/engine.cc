@@ -34,15 +34,15 @@ StepDraft EmptyStep(int64_t rows, int32_t graph_rows, int64_t context) {
 
 }  // namespace
 
-Engine::Engine(const EngineSpec& spec, const EnginePeers& peers, std::unique_ptr<Arena> arena,
+Engine::Engine(const EngineSpec& spec, const EnginePeers& peers, const Arena& arena,
                Runtime& runtime, const Ops& ops)
     : spec_(spec),
       peers_(peers),
-      arena_(std::move(arena)),
+      arena_(arena),
       runtime_(runtime),
       ops_(ops),
       capacity_(CapacityOf(spec.layout.limits)),
-      results_(ResultsIn(*arena_, spec.layout.limits)),
+      results_(ResultsIn(arena_, spec.layout.limits)),
       last_of_lane_(static_cast<size_t>(Lanes(spec.layout.shard.shape)), -1) {}
 
 Engine::~Engine() {
@@ -53,10 +53,9 @@ Engine::~Engine() {
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineSpec& spec,
-                                                       const EnginePeers& peers,
-                                                       std::unique_ptr<Arena> arena,
+                                                       const EnginePeers& peers, const Arena& arena,
                                                        Runtime& runtime, const Ops& ops) {
-  std::unique_ptr<Engine> engine(new Engine(spec, peers, std::move(arena), runtime, ops));
+  std::unique_ptr<Engine> engine(new Engine(spec, peers, arena, runtime, ops));
   RETURN_IF_ERROR(engine->Init());
   return engine;
 }
@@ -96,10 +95,10 @@ absl::Status Engine::InitDecoder() {
   load.vector_dtype = in.dtype;
   ASSIGN_OR_RETURN(const std::vector<WeightSpec> table, WeightTable(in.config, in.shard));
   ASSIGN_OR_RETURN(const WeightMap weights,
-                   LoadWeights(in.config, table, load, *arena_, runtime_, ops_));
+                   LoadWeights(in.config, table, load, arena_, runtime_, ops_));
 
   const RopeTable rope = MakeRopeTable(in.config.rope, in.config.head_size);
-  void* inv_freq = arena_->Find("inv_freq");
+  void* inv_freq = arena_.Find("inv_freq");
   // The first slot's pinned memory carries the table over; no step is under way yet.
   const size_t rope_bytes = rope.inv_freq.size() * sizeof(float);
   std::memcpy(slots_.front().results, rope.inv_freq.data(), rope_bytes);
@@ -115,15 +114,15 @@ absl::Status Engine::InitDecoder() {
                      .stream = runtime_.main_stream(),
                      .dtype = in.dtype,
                      .norm_eps = static_cast<float>(in.config.rms_norm_eps),
-                     .workspace = arena_->Find("workspace"),
-                     .workspace_bytes = arena_->SizeOf("workspace")};
-  decoder.buffers = {.hidden = arena_->Find("hidden"),
-                     .normed = arena_->Find("normed"),
-                     .partial = arena_->Find("partial"),
-                     .scratch = arena_->Find("scratch"),
-                     .kv = arena_->Find("kv"),
-                     .last_hidden = arena_->Find("last_hidden"),
-                     .logits = static_cast<float*>(arena_->Find("logits")),
+                     .workspace = arena_.Find("workspace"),
+                     .workspace_bytes = arena_.SizeOf("workspace")};
+  decoder.buffers = {.hidden = arena_.Find("hidden"),
+                     .normed = arena_.Find("normed"),
+                     .partial = arena_.Find("partial"),
+                     .scratch = arena_.Find("scratch"),
+                     .kv = arena_.Find("kv"),
+                     .last_hidden = arena_.Find("last_hidden"),
+                     .logits = static_cast<float*>(arena_.Find("logits")),
                      .inv_freq = static_cast<const float*>(inv_freq)};
   decoder.block_size = in.limits.block_size;
   decoder.blocks = in.kv_blocks;
@@ -176,7 +175,7 @@ absl::Status Engine::CaptureGraphs() {
 }
 
 const int32_t* Engine::OnDevice(int64_t offset) const {
-  return reinterpret_cast<const int32_t*>(static_cast<const uint8_t*>(arena_->Find("plan")) +
+  return reinterpret_cast<const int32_t*>(static_cast<const uint8_t*>(arena_.Find("plan")) +
                                           offset);
 }
 
@@ -188,13 +187,13 @@ StepInputs Engine::InputsOf(const PlanView& plan) const {
           .decode_sequences = h.decode_sequences,
           .max_query = h.max_query,
           .max_context = h.graph != 0 ? spec_.layout.limits.context : h.max_context,
-          .token_ids = static_cast<const int32_t*>(arena_->Find("token_ids")),
+          .token_ids = static_cast<const int32_t*>(arena_.Find("token_ids")),
           .positions = OnDevice(o.positions),
-          .kv_index = static_cast<const int64_t*>(arena_->Find("kv_index")),
+          .kv_index = static_cast<const int64_t*>(arena_.Find("kv_index")),
           .seq_slot = OnDevice(o.seq_slot),
           .q_start = OnDevice(o.q_start),
           .context = OnDevice(o.context),
-          .block_table = static_cast<const int32_t*>(arena_->Find("block_table")),
+          .block_table = static_cast<const int32_t*>(arena_.Find("block_table")),
           .max_blocks = spec_.layout.limits.max_blocks()};
 }
 
@@ -234,28 +233,27 @@ absl::Status Engine::Prepare(const PlanView& plan) {
   // The ids that tokens refer to come from the last stage, on the side stream.
   if (!spec_.layout.shard.last())
     RETURN_IF_ERROR(results_moved_[static_cast<size_t>(h.lane)]->Delay(stream));
-  RETURN_IF_ERROR(runtime_.Copy(arena_->Find("plan"), plan.bytes().data(),
+  RETURN_IF_ERROR(runtime_.Copy(arena_.Find("plan"), plan.bytes().data(),
                                 static_cast<int64_t>(plan.bytes().size()), stream));
   RETURN_IF_ERROR(ResetSlots(plan));
   const EngineLimits& limits = spec_.layout.limits;
-  const PrepareStepArgs prepare = {
-      .token_source = OnDevice(o.token_source),
-      .token_seq = OnDevice(o.token_seq),
-      .positions = OnDevice(o.positions),
-      .seq_slot = OnDevice(o.seq_slot),
-      .block_patches = OnDevice(o.block_patches),
-      .last_ids = results_.ids_of(h.lane),
-      .block_table = static_cast<int32_t*>(arena_->Find("block_table")),
-      .token_ids = static_cast<int32_t*>(arena_->Find("token_ids")),
-      .kv_index = static_cast<int64_t*>(arena_->Find("kv_index")),
-      .t = h.tokens,
-      .s = h.sequences,
-      .patches = h.block_patches,
-      .last_rows = limits.max_sequences,
-      .slots = limits.max_sequences,
-      .max_blocks = limits.max_blocks(),
-      .block_size = limits.block_size,
-      .vocab = spec_.layout.config.vocab};
+  const PrepareStepArgs prepare = {.token_source = OnDevice(o.token_source),
+                                   .token_seq = OnDevice(o.token_seq),
+                                   .positions = OnDevice(o.positions),
+                                   .seq_slot = OnDevice(o.seq_slot),
+                                   .block_patches = OnDevice(o.block_patches),
+                                   .last_ids = results_.ids_of(h.lane),
+                                   .block_table = static_cast<int32_t*>(arena_.Find("block_table")),
+                                   .token_ids = static_cast<int32_t*>(arena_.Find("token_ids")),
+                                   .kv_index = static_cast<int64_t*>(arena_.Find("kv_index")),
+                                   .t = h.tokens,
+                                   .s = h.sequences,
+                                   .patches = h.block_patches,
+                                   .last_rows = limits.max_sequences,
+                                   .slots = limits.max_sequences,
+                                   .max_blocks = limits.max_blocks(),
+                                   .block_size = limits.block_size,
+                                   .vocab = spec_.layout.config.vocab};
   RETURN_IF_ERROR(ops_.prepare_step(prepare, stream));
   if (h.any_penalties == 0 || !spec_.layout.shard.last()) return absl::OkStatus();
   const CountTokensArgs count = {
@@ -263,8 +261,8 @@ absl::Status Engine::Prepare(const PlanView& plan) {
       .token_seq = prepare.token_seq,
       .positions = prepare.positions,
       .seq_slot = prepare.seq_slot,
-      .params = static_cast<const SamplingParams*>(arena_->Find("sampling_params")),
-      .seen = {.table = static_cast<uint16_t*>(arena_->Find("seen_tokens")),
+      .params = static_cast<const SamplingParams*>(arena_.Find("sampling_params")),
+      .seen = {.table = static_cast<uint16_t*>(arena_.Find("seen_tokens")),
                .slots = limits.max_sequences,
                .vocab = spec_.layout.config.vocab},
       .t = h.tokens};
@@ -274,8 +272,8 @@ absl::Status Engine::Prepare(const PlanView& plan) {
 absl::Status Engine::ResetSlots(const PlanView& plan) {
   if (!spec_.layout.shard.last()) return absl::OkStatus();
   const Stream& stream = runtime_.main_stream();
-  auto* params = static_cast<SamplingParams*>(arena_->Find("sampling_params"));
-  auto* seen = static_cast<uint16_t*>(arena_->Find("seen_tokens"));
+  auto* params = static_cast<SamplingParams*>(arena_.Find("sampling_params"));
+  auto* seen = static_cast<uint16_t*>(arena_.Find("seen_tokens"));
   const int64_t vocab = spec_.layout.config.vocab;
   for (const SlotReset& reset : plan.slot_resets()) {
     if (reset.slot < 0 || reset.slot >= spec_.layout.limits.max_sequences)
@@ -345,8 +343,8 @@ absl::Status Engine::Sample(const PlanView& plan, const LogitsView& logits) {
       .logits = logits,
       .seq_slot = OnDevice(plan.offsets().seq_slot),
       .draw_index = OnDevice(plan.offsets().draw_index),
-      .params = static_cast<const SamplingParams*>(arena_->Find("sampling_params")),
-      .seen = {.table = static_cast<uint16_t*>(arena_->Find("seen_tokens")),
+      .params = static_cast<const SamplingParams*>(arena_.Find("sampling_params")),
+      .seen = {.table = static_cast<uint16_t*>(arena_.Find("seen_tokens")),
                .slots = spec_.layout.limits.max_sequences,
                .vocab = spec_.layout.config.vocab},
       .ids = results_.ids_of(h.lane),
@@ -355,8 +353,8 @@ absl::Status Engine::Sample(const PlanView& plan, const LogitsView& logits) {
       .top_logprobs = results_.top_logprobs,
       .all_greedy = h.all_greedy != 0,
       .any_logprobs = h.any_logprobs != 0,
-      .workspace = arena_->Find("workspace"),
-      .workspace_bytes = arena_->SizeOf("workspace")};
+      .workspace = arena_.Find("workspace"),
+      .workspace_bytes = arena_.SizeOf("workspace")};
   return ops_.sample(args, runtime_.main_stream());
 }
 

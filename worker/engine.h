@@ -46,8 +46,8 @@ class Engine {
   // the ops give them. `runtime` and `ops` outlive the engine.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineSpec& spec,
                                                         const EnginePeers& peers,
-                                                        std::unique_ptr<Arena> arena,
-                                                        Runtime& runtime, const Ops& ops);
+                                                        const Arena& arena, Runtime& runtime,
+                                                        const Ops& ops);
   ~Engine();
 
   // Runs every op at its largest size and captures the graphs: after this nothing is allocated on
@@ -68,8 +68,6 @@ class Engine {
   // Whether Collect() would return at once.
   absl::StatusOr<bool> Ready();
 
-  const Arena& arena() const { return *arena_; }
-
   // Blocks until the device has finished all steps.
   absl::Status Drain();
 
@@ -82,8 +80,8 @@ class Engine {
     std::unique_ptr<Event> done;
   };
 
-  Engine(const EngineSpec& spec, const EnginePeers& peers, std::unique_ptr<Arena> arena,
-         Runtime& runtime, const Ops& ops);
+  Engine(const EngineSpec& spec, const EnginePeers& peers, const Arena& arena, Runtime& runtime,
+         const Ops& ops);
   absl::Status Init();
   absl::Status InitDecoder();
   absl::Status InitSlots();
@@ -103,7 +101,7 @@ class Engine {
 
   EngineSpec spec_;
   EnginePeers peers_;
-  std::unique_ptr<Arena> arena_;
+  const Arena& arena_;
   Runtime& runtime_;
   const Ops& ops_;
   PlanCapacity capacity_;

@@ -12,6 +12,9 @@
 namespace tessera {
 namespace {
 
+// For what ranks do together while a model starts: library start-up, first launches, graph capture.
+constexpr absl::Duration kJoinAllowance = absl::Minutes(3);
+
 // Memory in use on the rank's device: on a GPU by everyone on it, which is this process alone.
 absl::StatusOr<int64_t> MeasuredBytes(const Runtime& runtime, const Arena& arena) {
   if (runtime.device() == Device::kCpu) return arena.bytes();
@@ -30,7 +33,7 @@ absl::StatusOr<std::unique_ptr<Arena>> AllocateLayout(LoadedModel& model, Runtim
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
     const internal::LoadShard& command, int pool_rank, Runtime& runtime, const Ops& ops,
-    const std::function<void(int64_t, int64_t)>& progress) {
+    Watchdog& watchdog, const std::function<void(int64_t, int64_t)>& progress) {
   auto model = std::make_unique<LoadedModel>();
   model->command = command;
   const std::vector<int> ranks(command.ranks().begin(), command.ranks().end());
@@ -58,8 +61,12 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
       layout.ok() ? AllocateLayout(*model, runtime)
                   : absl::StatusOr<std::unique_ptr<Arena>>(layout.status());
   RETURN_IF_ERROR(model->group->Agree(arena.status()));
-  const Arena& memory = **arena;
-  RETURN_IF_ERROR(model->group->Connect(memory.Find("peer"), memory.SizeOf("peer")));
+  model->arena = *std::move(arena);
+  const Arena& memory = *model->arena;
+  watchdog.Arm(kJoinAllowance, "joining the group");
+  RETURN_IF_ERROR(
+      model->group->Agree(model->group->Connect(memory.Find("peer"), memory.SizeOf("peer"))));
+  watchdog.Disarm();
 
   EngineSpec spec;
   spec.layout = model->layout;
@@ -69,11 +76,13 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
                .progress = progress};
   model->graph_rows = Engine::GraphRows(spec, runtime.device());
   absl::StatusOr<std::unique_ptr<Engine>> engine =
-      Engine::Create(spec, model->group->peers(), *std::move(arena), runtime, ops);
+      Engine::Create(spec, model->group->peers(), memory, runtime, ops);
   RETURN_IF_ERROR(model->group->Agree(engine.status()));
   model->engine = *std::move(engine);
-  RETURN_IF_ERROR(model->engine->Start());
-  ASSIGN_OR_RETURN(model->measured_bytes, MeasuredBytes(runtime, model->engine->arena()));
+  watchdog.Arm(kJoinAllowance, "the first steps");
+  RETURN_IF_ERROR(model->group->Agree(model->engine->Start()));
+  watchdog.Disarm();
+  ASSIGN_OR_RETURN(model->measured_bytes, MeasuredBytes(runtime, memory));
   return model;
 }
 

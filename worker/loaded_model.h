@@ -10,8 +10,10 @@
 #include "kernels/ops.h"
 #include "kernels/runtime/runtime.h"
 #include "proto/cluster.pb.h"
+#include "worker/arena.h"
 #include "worker/engine.h"
 #include "worker/group.h"
+#include "worker/watchdog.h"
 
 namespace tessera {
 
@@ -21,8 +23,11 @@ struct LoadedModel {
   int64_t predicted_bytes = 0;  // layout and reserve
   int64_t measured_bytes = 0;   // GPU: memory in use when ready. CPU: bytes allocated
   std::vector<int32_t> graph_rows;
+  // Destroyed from the last to the first: captured graphs hold communicators, and peers map the
+  // arena until all ranks have let go of theirs, which the end of the group waits for.
+  std::unique_ptr<Arena> arena;
   std::unique_ptr<Group> group;
-  std::unique_ptr<Engine> engine;  // destroyed before the group whose communicators it uses
+  std::unique_ptr<Engine> engine;
 };
 
 // Forms the group, allocates, loads and starts. Collective over command.ranks(); every step that
@@ -30,6 +35,6 @@ struct LoadedModel {
 // the parts give them.
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
     const internal::LoadShard& command, int pool_rank, Runtime& runtime, const Ops& ops,
-    const std::function<void(int64_t loaded, int64_t total)>& progress);
+    Watchdog& watchdog, const std::function<void(int64_t loaded, int64_t total)>& progress);
 
 }  // namespace tessera

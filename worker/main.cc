@@ -25,6 +25,9 @@
 #include "kernels/ops.h"
 #include "kernels/runtime/runtime.h"
 #include "worker/worker.h"
+#ifdef TESSERA_WITH_CUDA
+#include "parallel/nccl_communicator.h"
+#endif
 
 ABSL_FLAG(std::string, coordinator, "", "Address of the coordinator, HOST:PORT. Required.");
 ABSL_FLAG(std::string, launch_secret_file, "",
@@ -129,6 +132,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "tessera-worker: unexpected argument \"%s\"\n", rest[1]);
     return tessera::kExitUsage;
   }
+#ifdef TESSERA_WITH_CUDA
+  tessera::KeepNvlinkMulticastOff();  // before any thread: it sets the environment
+#endif
   int level = 0;
   if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS ||
       level < MPI_THREAD_FUNNELED) {

@@ -109,7 +109,7 @@ void Worker::Serve(const internal::LoadShard& command) {
   };
   LogInfo("loading ", command.name(), " (instance ", instance, ")");
   absl::StatusOr<std::unique_ptr<LoadedModel>> model =
-      LoadModel(command, options_.pool_rank, runtime_, ops_, progress);
+      LoadModel(command, options_.pool_rank, runtime_, ops_, watchdog_, progress);
   if (!model.ok()) {
     LogError(command.name(), ": ", model.status().ToString());
     internal::WorkerReport report;

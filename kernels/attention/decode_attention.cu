@@ -9,6 +9,7 @@
 #include "kernels/attention/decode_combine.cuh"
 #include "kernels/attention/decode_schedule.cuh"
 #include "kernels/attention/decode_warp.cuh"
+#include "kernels/attention/decode_warp_rows8.cuh"
 #include "kernels/attention/paged_attention_config.h"
 #include "kernels/device/launch.cuh"
 #include "kernels/device/mma.cuh"
@@ -45,30 +46,6 @@ __device__ __forceinline__ DecodeRun RunAt(const DecodeParams& p, const ChunkCur
   return {int64_t{at.sequence} * p.h + kv_head * p.group + first, min(p.rows, p.group - first)};
 }
 
-// Puts a warp's sums into its free ring stage for the other warps, rows turned against bank
-// conflicts, and its maxima and denominators beside.
-template <typename T, int kE>
-__device__ __forceinline__ void PublishWarp(const WarpAttention<T, kE>& warp, char* rings,
-                                            int stage, int rows, WarpSums& out) {
-  const int lane = threadIdx.x % kWarp, row = lane / 4;
-  auto* sums = reinterpret_cast<float*>(rings + stage);
-  if (lane == 0) out.stage[threadIdx.x / kWarp] = stage;
-  for (int half = 0; half < 2; ++half) {
-    const int r = row + half * 8;
-    float l = warp.l[half];
-    l += __shfl_xor_sync(~0u, l, 1);
-    l += __shfl_xor_sync(~0u, l, 2);
-    if (r >= rows) continue;
-    if (lane % 4 == 0) out.state[threadIdx.x / kWarp][r] = {warp.m[half], l};
-#pragma unroll
-    for (int j = 0; j < kE / 8; ++j) {
-      const int column = (j * 8 + lane % 4 * 2) ^ ((r & 3) * 8);
-      *reinterpret_cast<float2*>(sums + r * kE + column) = {warp.o[j][half * 2],
-                                                            warp.o[j][half * 2 + 1]};
-    }
-  }
-}
-
 // The chunk's sum over its first `warps` warps, in their order.
 template <int kE>
 __device__ __forceinline__ void SumWarps(const char* rings, int warps, int rows,
@@ -77,7 +54,7 @@ __device__ __forceinline__ void SumWarps(const char* rings, int warps, int rows,
   for (int i = 0; i < RunState<kE>::kVecs; ++i) {
     const int piece = threadIdx.x + i * kDecodeThreads, row = piece / (kE / 4);
     if (row >= rows) continue;
-    const int at = row * kE + ((piece % (kE / 4) * 4) ^ ((row & 3) * 8));
+    const int at = SumAt<kE>(row, piece % (kE / 4) * 4);
     float max = from.state[0][row].x;
     for (int w = 1; w < warps; ++w) max = fmaxf(max, from.state[w][row].x);
     float4 sum = {};
@@ -169,7 +146,7 @@ __device__ __forceinline__ void SaveRun(const DecodeParams& p, const RunState<kE
 // sums are added through the ring stages just read; chunks from a context's first on are added up
 // in registers, others go to scratch for the combine kernel.
 // Grid (multiprocessors), block kDecodeThreads, shared memory: the rings.
-template <typename T, int kE, int kRingBytes>
+template <typename T, int kE, int kRingBytes, typename Warp>
 __global__ void __launch_bounds__(kDecodeThreads, 1)
     DecodeAttentionKernel(const __grid_constant__ DecodeParams p) {
   using Ring = DecodeRing<kE, kRingBytes>;
@@ -190,7 +167,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
   }
   loader.Begin();
   for (int i = 0; i < Ring::kStages - 1; ++i) loader.LoadNext();
-  WarpAttention<T, kE> warp;
+  Warp warp;
   DecodeRun of = RunAt(p, range.first);
   warp.LoadQuery(static_cast<const T*>(p.q) + of.first_row * kE, of.rows);
   SaveZeros<kE>(p);
@@ -222,7 +199,12 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
     // The stage that the last unit was read from is not loaded again before the next unit.
     __syncwarp();
     const int warps = min(units, kDecodeWarps);
-    if (warp_index < warps) PublishWarp<T, kE>(warp, rings, last_stage, done_of.rows, sums);
+    if (warp_index < warps) {
+      // Into the ring stage just read, for the other warps.
+      if (threadIdx.x % kWarp == 0) sums.stage[warp_index] = last_stage;
+      warp.Publish(done_of.rows, reinterpret_cast<float*>(rings + last_stage),
+                   sums.state[warp_index]);
+    }
     __syncthreads();
     RunState<kE> chunk;
     SumWarps<kE>(rings, warps, done_of.rows, sums, chunk);
@@ -273,10 +255,10 @@ DecodeParams ParamsOf(const PagedAttentionArgs& a, const DecodeLayout& layout) {
   return p;
 }
 
-template <typename T, int kE, int kRingBytes>
+template <typename T, int kE, int kRingBytes, typename Warp>
 absl::Status LaunchSplit(const DecodeParams& p, const DecodeLayout& layout, const Stream& stream) {
   constexpr int kSharedBytes = kDecodeWarps * kRingBytes;
-  const auto kernel = DecodeAttentionKernel<T, kE, kRingBytes>;
+  const auto kernel = DecodeAttentionKernel<T, kE, kRingBytes, Warp>;
   RETURN_IF_CUDA_ERROR(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
       "paged_attention decode shared memory");
@@ -298,13 +280,24 @@ absl::Status Launch(const PagedAttentionArgs& a, const AttentionGpu& gpu, const 
                      most_tokens, " tokens are ", most_work, " units of work, 2^32 is too many"));
   const DecodeParams p = ParamsOf(a, layout);
   const bool large = gpu.block_shared_bytes >= kDecodeWarps * kLargeRingBytes + kStaticBytes;
-  RETURN_IF_ERROR((large ? LaunchSplit<T, kE, kLargeRingBytes>
-                         : LaunchSplit<T, kE, kSmallRingBytes>)(p, layout, stream));
+  if (layout.rows <= WarpRows8<T, kE>::kRows)
+    RETURN_IF_ERROR(
+        (large ? LaunchSplit<T, kE, kLargeRingBytes, WarpRows8<T, kE>>
+               : LaunchSplit<T, kE, kSmallRingBytes, WarpRows8<T, kE>>)(p, layout, stream));
+  else
+    RETURN_IF_ERROR(
+        (large ? LaunchSplit<T, kE, kLargeRingBytes, WarpRows16<T, kE>>
+               : LaunchSplit<T, kE, kSmallRingBytes, WarpRows16<T, kE>>)(p, layout, stream));
   // A context of one chunk is never split.
   if (a.max_context <= int64_t{layout.cut.min_units} * ContextCut::kUnitTokens)
     return absl::OkStatus();
   const LaunchShape shape{dim3(static_cast<unsigned>(layout.regions * layout.rows)), dim3(kE), 0,
                           stream.cuda};
+  // The split of L1 that the decode kernel needs, so that its next launch may join on the same SM.
+  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(DecodeCombineKernel<T, kE>,
+                                            cudaFuncAttributePreferredSharedMemoryCarveout,
+                                            cudaSharedmemCarveoutMaxShared),
+                       "paged_attention combine shared memory");
   return LaunchDependent("paged_attention combine launch", DecodeCombineKernel<T, kE>, shape, p);
 }
 

@@ -123,12 +123,20 @@ class UnitLoader {
   bool live_ = true;
 };
 
+// Where a warp's sum of a query row and column is published, in floats: columns are turned so that
+// rows fall into different banks.
+template <int kE>
+__device__ __forceinline__ int SumAt(int row, int column) {
+  return row * kE + (column ^ ((row & 3) * 8));
+}
+
 // Softmax state of up to 16 query rows over the units that a warp has seen: fragments as in
 // mma.cuh, rows lane / 4 and lane / 4 + 8. `l` is this lane's part of the row's denominator.
 template <typename T, int kE>
-struct WarpAttention {
+struct WarpRows16 {
   static constexpr int kTileBytes = ContextCut::kUnitTokens * kE * 2;
 
+  static constexpr int kRows = 16;
   uint32_t q[kE / 16][4];
   float o[kE / 8][4];
   float m[2], l[2];
@@ -181,6 +189,24 @@ struct WarpAttention {
       LoadMatricesTransposed(stage + kTileBytes + SwizzledBytes<kE>(row, j * 2 + lane / 16), v);
       MultiplyAdd<T>(o[j * 2], p, v[0], v[1]);
       MultiplyAdd<T>(o[j * 2 + 1], p, v[2], v[3]);
+    }
+  }
+
+  // Leaves the sums in `sums` and each row's maximum and denominator in `states`.
+  __device__ __forceinline__ void Publish(int rows, float* sums, float2* states) const {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane / 4 + half * 8;
+      float sum = l[half];
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+      if (row >= rows) continue;
+      if (lane % 4 == 0) states[row] = {m[half], sum};
+#pragma unroll
+      for (int j = 0; j < kE / 8; ++j)
+        *reinterpret_cast<float2*>(sums + SumAt<kE>(row, j * 8 + lane % 4 * 2)) = {
+            o[j][half * 2], o[j][half * 2 + 1]};
     }
   }
 

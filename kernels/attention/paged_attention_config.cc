@@ -8,10 +8,10 @@ namespace {
 constexpr int64_t kAlign = 256;
 
 // One sequence: a chunk for each block, none with two.
-// Several: two chunks for each block if the contexts were equal, but none longer than 512 tokens,
-// which bounds how uneven blocks can be when they are not (at e = 128 a block reads that in 8 us).
+// Several: two chunks for each block if the contexts were equal, but none longer than 1024 tokens,
+// which bounds how uneven blocks can be when they are not (at e = 128 a block reads that in 15 us).
 constexpr int64_t kChunksPerBlock = 2;
-constexpr int32_t kMinUnitsAlone = 4, kMinUnits = 8, kMaxUnits = 16;
+constexpr int32_t kMinUnitsAlone = 4, kMinUnits = 8, kMaxUnits = 64;
 constexpr int32_t kMaxChunks = 64;  // of one head; bounds the workspace
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }

@@ -95,10 +95,11 @@ __global__ void __launch_bounds__(kThreads, 2) GemvKernel(const GemvParams p) {
   char* xs = reinterpret_cast<char*>(partials + 2 * partial_floats);
   const uint32_t ring = SharedAddress(shared) + warp * kTile.stages * stage_bytes;
 
+  LetNextStart();
   StageLoader<T, kTileIndex, kResident, kWide> loader(p, block, chunks, ring, stage_bytes);
 #pragma unroll 1
   for (int s = 0; s < kTile.stages; ++s) loader.template Load<false>(s);
-  loader.PrefetchPastRing(static_cast<int>(p.plan.prefetch_bytes));
+  if (warp == kGemvWarps - 1) loader.PrefetchPastRing(static_cast<int>(p.plan.prefetch_bytes));
   if (kResident) {
     const NormShare share(t);
     NormPieces weight;

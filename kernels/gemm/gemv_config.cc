@@ -16,9 +16,6 @@ constexpr int64_t kMaxGroup = 8, kMaxGroupBytes = 10 * 1024;
 #ifndef TESSERA_PREFETCH
 #define TESSERA_PREFETCH 0
 #endif
-#ifndef TESSERA_TRIGGER
-#define TESSERA_TRIGGER 0
-#endif
 constexpr int64_t kPrefetchBytes = TESSERA_PREFETCH * 1024;
 constexpr int kWideTile = kGemvTileCount - 1;
 
@@ -110,7 +107,6 @@ GemvPlan PlanGemv(int sm_count, int64_t t, int64_t n, int64_t k, bool gated, boo
   plan.group = ChooseGroup(tile, t, k, plan.passes);
   plan.row_floats = static_cast<int>(RowFloats(tile, plan.group));
   plan.prefetch_bytes = kPrefetchBytes;
-  plan.trigger_steps = TESSERA_TRIGGER;
   plan.shared_bytes = SharedBytes(tile, t, k, plan.group, normed);
   return plan;
 }

@@ -29,7 +29,6 @@ struct GemvPlan {
   bool x_resident = false;     // x lies in shared memory whole, normalised there; else it streams
   int64_t x_stride = 0;        // bytes between resident rows of x
   int64_t prefetch_bytes = 0;  // of weights past the ring that a block asks L2 for at its start
-  int64_t trigger_steps = 0;   // the next kernel may start when a warp has so many loads to issue
   int64_t shared_bytes = 0;
 };
 

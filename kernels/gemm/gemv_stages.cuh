@@ -63,19 +63,17 @@ class StageLoader {
         ring_(ring),
         stage_bytes_(static_cast<uint32_t>(stage_bytes)),
         policy_(EvictFirstPolicy()) {
-    const int warp = threadIdx.x / kWarp;
-    at_.chunk = warp;
+    at_.chunk = threadIdx.x / kWarp;
     SkipFinishedPasses();
     SetRows();
-    to_trigger_ =
-        (plan_.passes * chunks_ - warp + kGemvWarps - 1) / kGemvWarps - plan_.trigger_steps;
-    if (to_trigger_ <= 0) LetNextStart();
   }
+
+  __device__ __forceinline__ bool done() const { return at_.pass >= plan_.passes; }
 
   // Copies the next stage into `slot`; nothing at the end of the work. Closes one group.
   template <bool kWithX>
   __device__ __forceinline__ void Load(int slot) {
-    if (at_.pass < plan_.passes) {
+    if (!done()) {
       const uint32_t base = ring_ + slot * stage_bytes_ + lane_ * 16;
       const int64_t k0 = at_.chunk * (kTile.k_pieces * kPieceK) + (lane_ % 4) * kLaneValues;
 #pragma unroll
@@ -88,7 +86,6 @@ class StageLoader {
         }
       if (kWithX && !kResident) LoadX(slot, at_.chunk);
       Advance();
-      if (--to_trigger_ == 0) LetNextStart();
     }
     CommitCopies();
   }
@@ -111,11 +108,10 @@ class StageLoader {
     }
   }
 
-  // Asks L2 for about `bytes` of the block's weights that follow those in its warps' rings.
+  // Asks L2 for about `bytes` of the block's weights that follow those in its warps' rings. One
+  // warp does it.
   __device__ __forceinline__ void PrefetchPastRing(int bytes) const {
     constexpr int kRows = kTile.tiles * kTileRows, kRowAlign = 128;
-    const int row = static_cast<int>(threadIdx.x);
-    if (row >= kRows || bytes <= 0) return;
     Cursor at = {0, int64_t{kGemvWarps} * kTile.stages};
     while (at.chunk >= chunks_) at.chunk -= chunks_, ++at.pass;
     const int64_t row_bytes = a_.k * int64_t{sizeof(T)};
@@ -126,11 +122,13 @@ class StageLoader {
       if (rows == 0) return;
       const int64_t share = (bytes / rows + kRowAlign - 1) / kRowAlign * kRowAlign;
       const int64_t count = min(share, row_bytes - from);
-      const bool up = a_.gated && row >= kRows / 2;
-      const int64_t n = out.first + (up ? row - kRows / 2 : row);
-      if (n < out.last)
-        PrefetchL2(static_cast<const char*>(a_.w) + (up ? n + a_.n : n) * row_bytes + from,
-                   static_cast<uint32_t>(count));
+      for (int row = lane_; row < kRows; row += kWarp) {
+        const bool up = a_.gated && row >= kRows / 2;
+        const int64_t n = out.first + (up ? row - kRows / 2 : row);
+        if (n < out.last)
+          PrefetchL2(static_cast<const char*>(a_.w) + (up ? n + a_.n : n) * row_bytes + from,
+                     static_cast<uint32_t>(count));
+      }
       bytes -= static_cast<int>(count) * rows;
     }
   }
@@ -180,7 +178,6 @@ class StageLoader {
   const uint64_t policy_;
   const int lane_ = threadIdx.x % kWarp;
   Cursor at_;
-  int64_t to_trigger_;  // steps before the next kernel may start
   const T* rows_[kTile.tiles];
   unsigned rows_valid_ = 0;
 };

@@ -103,8 +103,7 @@ absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
   const LinearWorkspace parts = SplitLinearWorkspace(a);
   const bool normed = a.norm_weight != nullptr, fits = normed && GemvNormsInside(a.t, a.k);
   const bool few_rows = FewRows(a, fits, limits);
-  if (normed && !(few_rows && fits))
-    RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
+  if (normed && !(few_rows && fits)) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
   return few_rows ? LaunchGemv(a, limits.sm_count, stream.cuda) : ManyRows(a, parts, stream.cuda);
 }
 

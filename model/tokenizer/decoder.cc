@@ -200,7 +200,7 @@ std::string Decoder::Bytes(absl::string_view token) const {
     } else if (step.kind == Step::Kind::kByteLevel) {
       text = FromByteLevel(text).value_or(text);
     } else if (step.kind == Step::Kind::kByteFallback) {
-      if (const std::optional<char> byte = ByteOf(text)) return std::string(1, *byte);
+      if (const std::optional<char> byte = ByteOf(text)) text.assign(1, *byte);
     } else if (step.kind == Step::Kind::kStrip && !step.fused) {
       int64_t count = step.start;
       text = std::string(CutFront(text, step.pattern, &count));

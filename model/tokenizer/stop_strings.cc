@@ -16,7 +16,7 @@ absl::StatusOr<StopStrings> StopStrings::Create(absl::Span<const std::string> st
                                                      stops[i].empty() ? "empty" : "not UTF-8",
                                                      ", must be UTF-8 of at least one character"));
     }
-    patterns.push_back(stops[i]);
+    patterns.emplace_back(stops[i]);
     result.stop_bytes_.push_back(static_cast<int64_t>(stops[i].size()));
   }
   result.automaton_ = std::make_shared<PatternAutomaton>(patterns);

@@ -1,6 +1,7 @@
 #include "model/file.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -53,6 +54,13 @@ TEST_F(ReadFileTest, LargerThanTheCapIsInvalidArgumentWithBothSizes) {
   EXPECT_THAT(ReadFile(Write("f", "1234567"), 6),
               StatusIs(StatusCode::kInvalidArgument,
                        AllOf(HasSubstr("/f"), HasSubstr("7 bytes, at most 6"))));
+}
+
+TEST_F(ReadFileTest, FileThatMayNotBeReadIsPermissionDenied) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root may read every file";
+  const std::string path = Write("f", "x");
+  ASSERT_EQ(::chmod(path.c_str(), 0), 0);
+  EXPECT_THAT(ReadFile(path, 10), StatusIs(StatusCode::kPermissionDenied, HasSubstr(path)));
 }
 
 TEST_F(ReadFileTest, DirectoryIsInvalidArgument) {

@@ -18,9 +18,20 @@
 namespace tessera::testing {
 namespace {
 
-// Bounds on log-probabilities of the reference's tokens: mean and 99th percentile for BF16, largest
-// for FP16.
-constexpr double kBf16Mean = 0.04, kBf16Tail = 0.15, kF16Largest = 0.03;
+// Bounds on log-probabilities of the reference's tokens: mean and 99th percentile of the error.
+struct Bounds {
+  double mean, tail;
+};
+// Trained weights. The random ones under models/ spread their logits far wider: there transformers'
+// own BF16 is 0.07 to 0.17 from its fp32 on average, and rounding the F32 checkpoint's weights
+// alone costs what bf16 does.
+constexpr Bounds kTrainedBf16 = {0.04, 0.15}, kRandomBf16 = {0.07, 0.3}, kF16 = {0.01, 0.03};
+
+Bounds BoundsOf(const std::string& model, DType dtype) {
+  if (dtype == DType::kF16) return kF16;
+  return model == "tiny-qwen2" ? kTrainedBf16 : kRandomBf16;
+}
+
 // A greedy id may differ where the reference's own two best are closer than this.
 constexpr double kMargin = 0.15;
 
@@ -68,12 +79,8 @@ TEST_P(GoldenGpuTest, LogprobsOfTheReferencesTokensAreWithinTheBounds) {
   RecordProperty("mean", std::to_string(mean));
   std::printf("%s: %zu log-probabilities, error mean %.4f, 99th percentile %.4f, largest %.4f\n",
               GetParam(), errors.size(), mean, tail, errors.back());
-  if (dtype == DType::kF16) {
-    EXPECT_LE(errors.back(), kF16Largest);
-  } else {
-    EXPECT_LE(mean, kBf16Mean);
-    EXPECT_LE(tail, kBf16Tail);
-  }
+  EXPECT_LE(mean, BoundsOf(GetParam(), dtype).mean);
+  EXPECT_LE(tail, BoundsOf(GetParam(), dtype).tail);
 }
 
 // Decodes with captured graphs; once an id differs, only within the margin, the rest of that case

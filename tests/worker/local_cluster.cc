@@ -24,6 +24,7 @@ struct Rank {
   std::unique_ptr<Runtime> runtime;
   std::unique_ptr<Communicator> tp, group;
   std::unique_ptr<PlanChannel> channel;
+  std::unique_ptr<Arena> arena;
   absl::Status status;
 };
 
@@ -34,7 +35,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(const LocalClusterOptions& op
   ASSIGN_OR_RETURN(const DeviceFacts facts, me.runtime->Facts());
   layout.device = {.device = options.device, .sm_count = facts.sm_count};
   ASSIGN_OR_RETURN(const std::vector<BufferSpec> buffers, MemoryLayout(layout));
-  ASSIGN_OR_RETURN(std::unique_ptr<Arena> arena, Arena::Create(*me.runtime, buffers));
+  ASSIGN_OR_RETURN(me.arena, Arena::Create(*me.runtime, buffers));
   ASSIGN_OR_RETURN(const Ops* ops, OpsFor(options.device));
   EngineSpec spec;
   spec.layout = layout;
@@ -43,7 +44,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(const LocalClusterOptions& op
   spec.load = {.model_dir = options.model_dir, .dummy = options.dummy, .reader_threads = 2};
   const EnginePeers peers = {me.tp.get(), me.group.get(), me.group.get()};
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                   Engine::Create(spec, peers, std::move(arena), *me.runtime, *ops));
+                   Engine::Create(spec, peers, *me.arena, *me.runtime, *ops));
   RETURN_IF_ERROR(engine->Start());
   return engine;
 }

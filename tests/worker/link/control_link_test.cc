@@ -45,16 +45,19 @@ class ControlLinkTest : public ::testing::Test {
       [](const internal::WorkerCommand&) {};
   absl::Status why_lost_;
   absl::Notification lost_;
+  // What scripts share with their tests lives here: a script may outlast the test's body.
+  absl::Notification seen_;
+  std::string secret_;
+  internal::WorkerReport registration_;
+  std::atomic<int> calls_{0};
   ScriptedCoordinator coordinator_;
 };
 
 TEST_F(ControlLinkTest, RegistersWithTheSecretAndTakesTheEpoch) {
-  std::string secret;
-  internal::WorkerReport registration;
-  coordinator_.on_control = [&](grpc::ServerContext& context, auto& stream) {
+  coordinator_.on_control = [this](grpc::ServerContext& context, auto& stream) {
     const auto place = context.client_metadata().find("tessera-launch-secret");
-    secret = std::string(place->second.data(), place->second.size());
-    registration = ScriptedCoordinator::Welcome(stream, 7);
+    secret_ = std::string(place->second.data(), place->second.size());
+    ScriptedCoordinator::Welcome(stream, 7, registration_);
     internal::WorkerReport report;
     while (stream.Read(&report)) {
     }
@@ -63,18 +66,17 @@ TEST_F(ControlLinkTest, RegistersWithTheSecretAndTakesTheEpoch) {
   coordinator_.Start();
   ASSERT_OK_AND_ASSIGN(const auto link, Connect());
   EXPECT_EQ(link->epoch(), 7);
-  EXPECT_EQ(secret, "s");
-  EXPECT_EQ(registration.register_().rank(), 3);
+  EXPECT_EQ(secret_, "s");
+  EXPECT_EQ(registration_.register_().rank(), 3);
 }
 
 TEST_F(ControlLinkTest, HeartbeatsCarryTheStepCounterAndTheEpoch) {
-  absl::Notification seen;
-  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+  coordinator_.on_control = [this](grpc::ServerContext&, auto& stream) {
     ScriptedCoordinator::Welcome(stream, 7);
     internal::WorkerReport report;
     while (stream.Read(&report)) {
-      if (report.heartbeat().steps() == 42 && report.epoch() == 7 && !seen.HasBeenNotified()) {
-        seen.Notify();
+      if (report.heartbeat().steps() == 42 && report.epoch() == 7 && !seen_.HasBeenNotified()) {
+        seen_.Notify();
       }
     }
     return grpc::Status::OK;
@@ -82,19 +84,18 @@ TEST_F(ControlLinkTest, HeartbeatsCarryTheStepCounterAndTheEpoch) {
   coordinator_.Start();
   ASSERT_OK_AND_ASSIGN(const auto link, Connect());
   steps_ = 42;
-  EXPECT_TRUE(seen.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_TRUE(seen_.WaitForNotificationWithTimeout(kPatience));
 }
 
 TEST_F(ControlLinkTest, CommandsAndReportsGetThrough) {
-  absl::Notification unloaded;
-  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+  coordinator_.on_control = [this](grpc::ServerContext&, auto& stream) {
     ScriptedCoordinator::Welcome(stream, 7);
     internal::WorkerCommand command;
     command.mutable_unload()->set_instance(5);
     stream.Write(command);
     internal::WorkerReport report;
     while (stream.Read(&report)) {
-      if (report.unloaded().instance() == 5) unloaded.Notify();
+      if (report.unloaded().instance() == 5) seen_.Notify();
     }
     return grpc::Status::OK;
   };
@@ -109,11 +110,11 @@ TEST_F(ControlLinkTest, CommandsAndReportsGetThrough) {
   report.mutable_unloaded()->set_instance(5);
   link->Report(std::move(report));
   EXPECT_TRUE(link->Flush(kPatience));
-  EXPECT_TRUE(unloaded.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_TRUE(seen_.WaitForNotificationWithTimeout(kPatience));
 }
 
 TEST_F(ControlLinkTest, RefusalIsReturnedWithItsReason) {
-  coordinator_.on_control = [&](grpc::ServerContext&, auto&) {
+  coordinator_.on_control = [](grpc::ServerContext&, auto&) {
     return grpc::Status(grpc::ALREADY_EXISTS, "rank 3 is there");
   };
   coordinator_.Start();
@@ -122,9 +123,8 @@ TEST_F(ControlLinkTest, RefusalIsReturnedWithItsReason) {
 }
 
 TEST_F(ControlLinkTest, UnavailableCoordinatorIsTriedAgain) {
-  std::atomic<int> calls{0};
-  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
-    if (calls++ == 0) return grpc::Status(grpc::UNAVAILABLE, "an old pool still leaves");
+  coordinator_.on_control = [this](grpc::ServerContext&, auto& stream) {
+    if (calls_++ == 0) return grpc::Status(grpc::UNAVAILABLE, "an old pool still leaves");
     ScriptedCoordinator::Welcome(stream, 8);
     internal::WorkerReport report;
     while (stream.Read(&report)) {
@@ -145,7 +145,7 @@ TEST_F(ControlLinkTest, NobodyThereIsUnavailableAfterTheTimeout) {
 }
 
 TEST_F(ControlLinkTest, SilentCoordinatorIsADeadlineExceeded) {
-  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+  coordinator_.on_control = [this](grpc::ServerContext&, auto& stream) {
     internal::WorkerReport report;
     while (stream.Read(&report)) {
     }
@@ -157,7 +157,7 @@ TEST_F(ControlLinkTest, SilentCoordinatorIsADeadlineExceeded) {
 }
 
 TEST_F(ControlLinkTest, LossOfTheCoordinatorIsToldOnce) {
-  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+  coordinator_.on_control = [this](grpc::ServerContext&, auto& stream) {
     ScriptedCoordinator::Welcome(stream, 7);
     return grpc::Status(grpc::UNAVAILABLE, "pool lost");
   };
@@ -169,7 +169,7 @@ TEST_F(ControlLinkTest, LossOfTheCoordinatorIsToldOnce) {
 }
 
 TEST_F(ControlLinkTest, StopIsNotALoss) {
-  coordinator_.on_control = [&](grpc::ServerContext&, auto& stream) {
+  coordinator_.on_control = [this](grpc::ServerContext&, auto& stream) {
     ScriptedCoordinator::Welcome(stream, 7);
     internal::WorkerReport report;
     while (stream.Read(&report)) {

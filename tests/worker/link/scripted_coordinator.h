@@ -32,20 +32,24 @@ class ScriptedCoordinator final : public internal::WorkerLink::Service {
     server_ = builder.BuildAndStart();
     port_ = port;
   }
-  void Stop() { server_->Shutdown(std::chrono::system_clock::now()); }
-  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
-  ~ScriptedCoordinator() override {
-    if (server_ != nullptr) Stop();
+  // Cancels every call and waits for the scripts to end.
+  void Stop() {
+    if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
+    server_ = nullptr;
   }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  ~ScriptedCoordinator() override { Stop(); }
 
-  // Reads the registration and answers with `epoch`.
-  static internal::WorkerReport Welcome(ControlStream& stream, int64_t epoch) {
-    internal::WorkerReport report;
+  // Reads the registration, into `report`, and answers with `epoch`.
+  static void Welcome(ControlStream& stream, int64_t epoch, internal::WorkerReport& report) {
     stream.Read(&report);
     internal::WorkerCommand command;
     command.mutable_welcome()->set_epoch(epoch);
     stream.Write(command);
-    return report;
+  }
+  static void Welcome(ControlStream& stream, int64_t epoch) {
+    internal::WorkerReport report;
+    Welcome(stream, epoch, report);
   }
 
  private:

@@ -42,16 +42,17 @@ class ServeLinkTest : public ::testing::Test {
   absl::Notification got_message_;
   absl::Status why_lost_;
   absl::Notification lost_;
+  // What scripts share with their tests lives here: a script may outlast the test's body.
+  absl::Notification done_;
+  internal::LeaderMessage first_, second_;
   ScriptedCoordinator coordinator_;
 };
 
 TEST_F(ServeLinkTest, HelloComesFirstThenWhatIsSent) {
-  internal::LeaderMessage first, second;
-  absl::Notification read;
-  coordinator_.on_serve = [&](grpc::ServerContext&, auto& stream) {
-    stream.Read(&first);
-    stream.Read(&second);
-    read.Notify();
+  coordinator_.on_serve = [this](grpc::ServerContext&, auto& stream) {
+    stream.Read(&first_);
+    stream.Read(&second_);
+    done_.Notify();
     return grpc::Status::OK;
   };
   coordinator_.Start();
@@ -59,14 +60,14 @@ TEST_F(ServeLinkTest, HelloComesFirstThenWhatIsSent) {
   internal::LeaderMessage message;
   message.mutable_stats()->set_running(4);
   EXPECT_OK(link->Send(message));
-  ASSERT_TRUE(read.WaitForNotificationWithTimeout(kPatience));
-  EXPECT_EQ(first.hello().epoch(), 2);
-  EXPECT_EQ(first.hello().instance(), 9);
-  EXPECT_EQ(second.stats().running(), 4);
+  ASSERT_TRUE(done_.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_EQ(first_.hello().epoch(), 2);
+  EXPECT_EQ(first_.hello().instance(), 9);
+  EXPECT_EQ(second_.stats().running(), 4);
 }
 
 TEST_F(ServeLinkTest, MessagesOfTheCoordinatorAreDelivered) {
-  coordinator_.on_serve = [&](grpc::ServerContext&, auto& stream) {
+  coordinator_.on_serve = [this](grpc::ServerContext&, auto& stream) {
     internal::CoordinatorMessage message;
     message.mutable_cancel()->set_sequence(6);
     stream.Write(message);
@@ -82,7 +83,7 @@ TEST_F(ServeLinkTest, MessagesOfTheCoordinatorAreDelivered) {
 }
 
 TEST_F(ServeLinkTest, RefusedHelloIsALossWithItsReason) {
-  coordinator_.on_serve = [&](grpc::ServerContext&, auto&) {
+  coordinator_.on_serve = [this](grpc::ServerContext&, auto&) {
     return grpc::Status(grpc::FAILED_PRECONDITION, "stale epoch");
   };
   coordinator_.Start();
@@ -101,9 +102,8 @@ TEST_F(ServeLinkTest, NobodyThereIsUnavailable) {
 }
 
 TEST_F(ServeLinkTest, CoordinatorThatDoesNotReadOverflowsTheQueue) {
-  absl::Notification stop;
-  coordinator_.on_serve = [&](grpc::ServerContext&, auto&) {
-    stop.WaitForNotification();
+  coordinator_.on_serve = [this](grpc::ServerContext&, auto&) {
+    done_.WaitForNotification();
     return grpc::Status::OK;
   };
   coordinator_.Start();
@@ -116,7 +116,7 @@ TEST_F(ServeLinkTest, CoordinatorThatDoesNotReadOverflowsTheQueue) {
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted, _));
   EXPECT_TRUE(lost_.WaitForNotificationWithTimeout(kPatience));
   EXPECT_THAT(why_lost_, StatusIs(absl::StatusCode::kResourceExhausted, _));
-  stop.Notify();
+  done_.Notify();
 }
 
 }  // namespace
