@@ -3,27 +3,18 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
-#include <map>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include <absl/flags/commandlineflag.h>
 #include <absl/flags/flag.h>
-#include <absl/flags/parse.h>
-#include <absl/flags/reflection.h>
-#include <absl/flags/usage.h>
-#include <absl/flags/usage_config.h>
-#include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
-#include <absl/strings/str_replace.h>
 
 #include "common/log.h"
-#include "common/version.h"
+#include "common/program_flags.h"
 #include "coordinator/clock.h"
 #include "coordinator/coordinator.h"
 #include "coordinator/program_options.h"
@@ -90,37 +81,6 @@ bool WriteAddressFile(const std::string& path, const std::string& address) {
   return file.good() && std::rename(partial.c_str(), path.c_str()) == 0;
 }
 
-// absl takes flags by their C++ names only; "--tls-cert" means tls_cert.
-void DashesToUnderscores(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    if (argv[i][0] != '-' || argv[i][1] != '-') continue;
-    for (char* c = argv[i] + 2; *c != '\0' && *c != '='; ++c) {
-      if (*c == '-') *c = '_';
-    }
-  }
-}
-
-// absl's own --help exits with 1.
-bool WantsHelp(int argc, char** argv) {
-  return std::any_of(argv + 1, argv + argc, [](absl::string_view arg) {
-    return arg == "--help" || arg == "-help" || arg == "-h";
-  });
-}
-
-void PrintHelp() {
-  std::printf("%s\n\nFlags:\n", std::string(absl::ProgramUsageMessage()).c_str());
-  std::map<std::string, absl::CommandLineFlag*> own;
-  for (const auto& [name, flag] : absl::GetAllFlags()) {
-    if (absl::EndsWith(flag->Filename(), "coordinator/main.cc")) own[std::string(name)] = flag;
-  }
-  for (auto& [name, flag] : own) {
-    std::printf("  --%s\n      %s; default: \"%s\"\n",
-                absl::StrReplaceAll(name, {{"_", "-"}}).c_str(), flag->Help().c_str(),
-                flag->DefaultValue().c_str());
-  }
-  std::printf("  --version\n      print the version and exit\n");
-}
-
 sigset_t StopSignals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -143,23 +103,16 @@ sigset_t StopSignals() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(
-      "Coordinates a cluster of tessera-workers and serves its gRPC API.\n"
-      "Usage: tessera-coordinator --launch-secret-file FILE [--listen HOST:PORT] ...");
-  if (WantsHelp(argc, argv)) {
-    PrintHelp();
-    return 0;
-  }
-  absl::FlagsUsageConfig usage;
-  usage.version_string = [] {
-    return absl::StrCat("tessera-coordinator ", tessera::kVersion, "\n");
-  };
-  absl::SetFlagsUsageConfig(usage);
-  DashesToUnderscores(argc, argv);
-  const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
+  const std::vector<std::string> rest = tessera::ParseProgramFlags(
+      {.name = "tessera-coordinator",
+       .description =
+           "Coordinates a cluster of tessera-workers and serves its gRPC API.\n"
+           "Usage: tessera-coordinator --launch-secret-file FILE [--listen HOST:PORT] ...",
+       .source = "coordinator/main.cc"},
+      argc, argv);
   tessera::SetLogName("coordinator");
-  if (rest.size() > 1) {
-    tessera::LogError("argument \"", rest[1], "\": only flags are taken");
+  if (!rest.empty()) {
+    tessera::LogError("argument \"", rest[0], "\": only flags are taken");
     return 1;
   }
   const sigset_t signals = StopSignals();

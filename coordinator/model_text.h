@@ -48,7 +48,7 @@ class ModelText {
  private:
   std::unique_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<const ChatTemplate> template_;  // null: see no_template_
-  absl::Status no_tokenizer_;  // OK when there is one
+  absl::Status no_tokenizer_;                     // OK when there is one
   absl::Status no_template_;
 };
 

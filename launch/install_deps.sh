@@ -2,6 +2,7 @@
 # Installs what building and running Tessera needs on Debian 12 and Ubuntu 24.04; does nothing when
 # all of it is there. Needs root or sudo. CUDA, NCCL and cuDNN are not installed: without nvcc the
 # build has no CUDA back end.
+#   launch/install_deps.sh [--tools]     --tools: what the format and layer checks of .ci/run need, too
 set -euo pipefail
 
 packages=(
@@ -11,6 +12,12 @@ packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
   procps util-linux hostname
 )
+case ${1:-} in
+  '') ;;
+  --tools) packages+=(clang-format python3) ;;
+  --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  *) echo "install_deps.sh: unknown argument \"$1\" (--help)" >&2; exit 2 ;;
+esac
 
 missing=()
 for package in "${packages[@]}"; do

@@ -31,6 +31,8 @@ struct AllReduceNormArgs {
 // negative size or a peer outside the group.
 class Communicator {
  public:
+  static constexpr int64_t kBufferedSendBytes = 256 * 1024;
+
   virtual ~Communicator() = default;
 
   virtual int rank() const = 0;
@@ -47,7 +49,9 @@ class Communicator {
   virtual absl::Status AllGather(const void* send, void* recv, int64_t bytes,
                                  const Stream& stream) = 0;
 
-  // Point to point; each Send meets the peer's Recv of the same bytes, in order per pair.
+  // Point to point; each Send meets the peer's Recv of the same bytes, in order per pair. A Send of
+  // up to kBufferedSendBytes returns without waiting for the Recv (on CUDA no Send blocks the
+  // host).
   virtual absl::Status Send(const void* data, int64_t bytes, int peer, const Stream& stream) = 0;
   virtual absl::Status Recv(void* data, int64_t bytes, int peer, const Stream& stream) = 0;
 

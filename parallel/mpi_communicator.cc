@@ -13,6 +13,7 @@
 #include "parallel/argument_check.h"
 #include "parallel/local_copy.h"
 #include "parallel/mpi_exchange.h"
+#include "parallel/mpi_outbox.h"
 #include "parallel/mpi_status.h"
 #include "parallel/ordered_sum.h"
 #include "parallel/residual_norm.h"
@@ -31,7 +32,12 @@ enum Tag { kPartsTag = 1, kSumsTag, kGatherTag, kPointToPointTag, kBroadcastTag 
 class MpiCommunicator : public Communicator {
  public:
   MpiCommunicator(MPI_Comm comm, int rank, int size, const Ops& ops)
-      : comm_(comm), rank_(rank), size_(size), ops_(ops), exchange_(comm, &aborted_) {}
+      : comm_(comm),
+        rank_(rank),
+        size_(size),
+        ops_(ops),
+        exchange_(comm, &aborted_),
+        outbox_(comm) {}
 
   ~MpiCommunicator() override {
     int finalized = 0;
@@ -79,6 +85,7 @@ class MpiCommunicator : public Communicator {
   absl::Status Send(const void* data, int64_t bytes, int peer, const Stream&) override {
     RETURN_IF_ERROR(CheckTransfer(bytes, peer, rank_, size_));
     RETURN_IF_ERROR(Alive());
+    if (bytes <= kBufferedSendBytes) return outbox_.Post(data, bytes, peer, kPointToPointTag);
     RETURN_IF_ERROR(exchange_.Send(data, bytes, peer, kPointToPointTag));
     return exchange_.Wait();
   }
@@ -86,7 +93,11 @@ class MpiCommunicator : public Communicator {
   absl::Status Recv(void* data, int64_t bytes, int peer, const Stream&) override {
     RETURN_IF_ERROR(CheckTransfer(bytes, peer, rank_, size_));
     RETURN_IF_ERROR(Alive());
-    RETURN_IF_ERROR(exchange_.Receive(data, bytes, peer, kPointToPointTag));
+    const int64_t piece = bytes <= kBufferedSendBytes ? MpiOutbox::kPieceBytes : bytes;
+    for (int64_t at = 0; at < bytes; at += piece) {
+      RETURN_IF_ERROR(exchange_.Receive(static_cast<char*>(data) + at, std::min(piece, bytes - at),
+                                        peer, kPointToPointTag));
+    }
     return exchange_.Wait();
   }
 
@@ -165,6 +176,7 @@ class MpiCommunicator : public Communicator {
   const Ops& ops_;
   std::atomic<bool> aborted_{false};
   MpiExchange exchange_;
+  MpiOutbox outbox_;
   std::vector<char> scratch_;  // grows to kBlockBytes and a little
 };
 

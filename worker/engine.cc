@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
@@ -419,6 +420,7 @@ absl::StatusOr<StepResult> Engine::Collect() {
 }
 
 absl::Status Engine::Drain() {
+  RETURN_IF_ERROR(ReceiveUpTo(std::numeric_limits<int64_t>::max()));
   RETURN_IF_ERROR(runtime_.Synchronize(runtime_.main_stream()));
   return runtime_.Synchronize(runtime_.side_stream());
 }

@@ -68,7 +68,7 @@ class Engine {
   // Whether Collect() would return at once.
   absl::StatusOr<bool> Ready();
 
-  // Blocks until the device has finished all steps.
+  // Blocks until the device has finished all steps, and their results have come.
   absl::Status Drain();
 
  private:

@@ -10,18 +10,16 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <absl/flags/flag.h>
-#include <absl/flags/parse.h>
-#include <absl/flags/usage.h>
-#include <absl/flags/usage_config.h>
 #include <absl/strings/ascii.h>
 #include <absl/strings/str_cat.h>
 #include <mpi.h>
 
 #include "common/log.h"
+#include "common/program_flags.h"
 #include "common/status_macros.h"
-#include "common/version.h"
 #include "kernels/ops.h"
 #include "kernels/runtime/runtime.h"
 #include "worker/worker.h"
@@ -98,7 +96,7 @@ absl::StatusOr<WorkerOptions> ReadFlags(const PoolPlace& place) {
   options.link.secret = std::string(absl::StripAsciiWhitespace(secret));
   if (options.link.secret.empty())
     return absl::InvalidArgumentError(absl::StrCat(
-        "--launch_secret_file \"", absl::GetFlag(FLAGS_launch_secret_file), "\": empty"));
+        "--launch-secret-file \"", absl::GetFlag(FLAGS_launch_secret_file), "\": empty"));
   if (!absl::GetFlag(FLAGS_tls_ca).empty()) {
     ASSIGN_OR_RETURN(options.link.tls_root_pem, ReadText(absl::GetFlag(FLAGS_tls_ca)));
   }
@@ -120,16 +118,17 @@ absl::Status RunRank() {
 }  // namespace tessera
 
 int main(int argc, char** argv) {
-  absl::SetProgramUsageMessage(
-      "One rank of a Tessera pool. Start with mpirun or srun, one process per GPU:\n"
-      "  mpirun -n 4 tessera-worker --backend=cuda --coordinator=HOST:PORT "
-      "--launch_secret_file=FILE");
-  absl::FlagsUsageConfig usage;
-  usage.version_string = [] { return absl::StrCat("tessera-worker ", tessera::kVersion, "\n"); };
-  absl::SetFlagsUsageConfig(usage);
-  const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
-  if (rest.size() > 1) {
-    std::fprintf(stderr, "tessera-worker: unexpected argument \"%s\"\n", rest[1]);
+  const std::vector<std::string> rest = tessera::ParseProgramFlags(
+      {.name = "tessera-worker",
+       .description =
+           "One rank of a Tessera pool. Start with mpirun or srun, one process per GPU:\n"
+           "  mpirun -n 4 tessera-worker --backend cuda --coordinator HOST:PORT "
+           "--launch-secret-file FILE",
+       .source = "worker/main.cc"},
+      argc, argv);
+  if (!rest.empty()) {
+    std::fprintf(stderr, "tessera-worker: argument \"%s\": only flags are taken\n",
+                 rest[0].c_str());
     return tessera::kExitUsage;
   }
 #ifdef TESSERA_WITH_CUDA

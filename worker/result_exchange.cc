@@ -20,8 +20,12 @@ absl::Status ResultExchange::Transfer(const PlanHeader& header) {
   if (group_ == nullptr) return absl::OkStatus();
   if (header.samples != 0) {
     RETURN_IF_ERROR(Move(results_.ids_of(header.lane), header.sequences * int64_t{4}));
-    if (header.any_logprobs != 0)
-      RETURN_IF_ERROR(Move(results_.logprobs, results_.logprob_bytes()));
+    if (header.any_logprobs != 0) {
+      const int64_t top_bytes = header.sequences * kMaxTopLogprobs * 4;
+      RETURN_IF_ERROR(Move(results_.logprobs, header.sequences * int64_t{4}));
+      RETURN_IF_ERROR(Move(results_.top_ids, top_bytes));
+      RETURN_IF_ERROR(Move(results_.top_logprobs, top_bytes));
+    }
   }
   if (header.targets > 0)
     RETURN_IF_ERROR(Move(results_.prompt_logprobs, header.targets * int64_t{4}));

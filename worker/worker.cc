@@ -42,6 +42,7 @@ absl::Status Worker::Run() {
                     options_.link,
                     RegisterOf(options_.pool_rank, options_.pool_ranks, runtime_.device(), facts),
                     steps_, std::move(events)));
+  registered_.store(true);
   LogInfo("registered with ", options_.link.address, ", epoch ", control_->epoch());
   while (const std::unique_ptr<internal::LoadShard> command = NextLoad()) Serve(*command);
   leaving_.store(true);
@@ -71,7 +72,7 @@ void Worker::OnHang(const std::string& what) { Die(absl::StrCat(what, " does not
 // No CUDA or NCCL destructor runs on this way out: they may wait for a peer that is gone.
 void Worker::Die(const std::string& why) {
   LogError(why);
-  if (control_ != nullptr) {
+  if (registered_.load()) {
     internal::WorkerReport report;
     report.mutable_fatal()->set_message(why);
     control_->Report(std::move(report));

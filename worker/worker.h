@@ -55,7 +55,8 @@ class Worker {
   std::atomic<int64_t> steps_{0};
   std::atomic<bool> leaving_{false};  // the coordinator may go away from here on
   Watchdog watchdog_;
-  std::unique_ptr<ControlLink> control_;
+  std::unique_ptr<ControlLink> control_;  // set once, before registered_; others read it after
+  std::atomic<bool> registered_{false};
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<internal::LoadShard> loads_;  // guarded by mutex_

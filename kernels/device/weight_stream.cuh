@@ -23,13 +23,6 @@ __device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, bool 
       : "memory");
 }
 
-// Asks L2 to fetch a range, both ends 16-byte aligned, without waiting. Does nothing below sm_90.
-__device__ __forceinline__ void PrefetchL2(const void* from, uint32_t bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-#endif
-}
-
 __device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"

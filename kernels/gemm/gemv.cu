@@ -99,13 +99,13 @@ __global__ void __launch_bounds__(kThreads, 2) GemvKernel(const GemvParams p) {
   StageLoader<T, kTileIndex, kResident, kWide> loader(p, block, chunks, ring, stage_bytes);
 #pragma unroll 1
   for (int s = 0; s < kTile.stages; ++s) loader.template Load<false>(s);
-  if (warp == kGemvWarps - 1) loader.PrefetchPastRing(static_cast<int>(p.plan.prefetch_bytes));
   if (kResident) {
     const NormShare share(t);
     NormPieces weight;
-    weight.Load(a.norm_weight, share.piece, share.step, static_cast<int>(a.k / kLaneValues));
+    if (a.norm_weight != nullptr)
+      weight.Load(a.norm_weight, share.piece, share.step, static_cast<int>(a.k / kLaneValues));
     WaitForPrevious();
-    NormaliseX<T>(p, share, weight, xs, partials);
+    KeepX<T>(p, share, weight, xs, partials);
   } else {
     WaitForPrevious();
     loader.LoadXOfFirstStages();
@@ -197,8 +197,7 @@ constexpr auto KernelTable(std::index_sequence<kIndex...>) {
 }  // namespace
 }  // namespace gemv
 
-absl::Status LaunchGemv(const LinearArgs& a, int sm_count, cudaStream_t stream) {
-  const GemvPlan plan = PlanGemv(sm_count, a.t, a.n, a.k, a.gated, a.norm_weight != nullptr);
+absl::Status LaunchGemv(const LinearArgs& a, const GemvPlan& plan, cudaStream_t stream) {
   return VisitHalf(a.dtype, "linear", [&]<typename T>(TypeTag<T>) -> absl::Status {
     static constexpr auto kKernels =
         gemv::KernelTable<T>(std::make_index_sequence<kGemvTileCount * 4>());

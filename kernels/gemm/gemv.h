@@ -9,11 +9,12 @@
 namespace tessera {
 
 // Enqueues y for args.t in [1, kGemvMaxRows] as LinearCuda does; checked args, no workspace used.
-// `args.norm_weight` may be set only where GemvNormsInside().
+// `plan` is PlanGemv()'s for the current device and args, within the device's shared memory;
+// args.norm_weight may be set only when it was planned for.
 //
 // w and norm_weight are read before the stream's earlier kernels have finished (programmatic
 // dependent launch): they must be complete before the kernel ahead of this one is enqueued.
 // kInternal: the launch was refused.
-absl::Status LaunchGemv(const LinearArgs& args, int sm_count, cudaStream_t stream);
+absl::Status LaunchGemv(const LinearArgs& args, const GemvPlan& plan, cudaStream_t stream);
 
 }  // namespace tessera

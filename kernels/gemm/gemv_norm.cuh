@@ -65,11 +65,12 @@ __device__ __forceinline__ uint4 Scaled(uint4 v, float scale, uint4 weight) {
   return make_uint4(from[0], from[1], from[2], from[3]);
 }
 
-// Brings x's rows to shared memory, normalised, with zeros past k. `weight` holds this thread's
-// first pieces of the norm's weight; `scratch` a float a warp and row. Ends with a barrier.
+// Brings x's rows to shared memory, normalised where asked, with zeros past k. `weight` holds this
+// thread's first pieces of the norm's weight; `scratch` a float a warp and row. Ends with a
+// barrier.
 template <typename T>
-__device__ __forceinline__ void NormaliseX(const GemvParams& p, const NormShare& share,
-                                           const NormPieces& weight, char* xs, float* scratch) {
+__device__ __forceinline__ void KeepX(const GemvParams& p, const NormShare& share,
+                                      const NormPieces& weight, char* xs, float* scratch) {
   const LinearArgs& a = p.args;
   const int pieces = static_cast<int>(a.k / kLaneValues);
   const int padded = static_cast<int>(p.plan.x_stride / 16);
@@ -90,6 +91,7 @@ __device__ __forceinline__ void NormaliseX(const GemvParams& p, const NormShare&
     if (threadIdx.x % kWarp == 0) scratch[row * kGemvWarps + share.part] = squares;
   }
   __syncthreads();
+  if (a.norm_weight == nullptr) return;
   for (int row = share.row; row < t; row += share.rows) {
     float squares = 0;
     for (int i = 0; i < share.parts; ++i) squares += scratch[row * kGemvWarps + i];

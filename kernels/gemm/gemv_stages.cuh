@@ -108,31 +108,6 @@ class StageLoader {
     }
   }
 
-  // Asks L2 for about `bytes` of the block's weights that follow those in its warps' rings. One
-  // warp does it.
-  __device__ __forceinline__ void PrefetchPastRing(int bytes) const {
-    constexpr int kRows = kTile.tiles * kTileRows, kRowAlign = 128;
-    Cursor at = {0, int64_t{kGemvWarps} * kTile.stages};
-    while (at.chunk >= chunks_) at.chunk -= chunks_, ++at.pass;
-    const int64_t row_bytes = a_.k * int64_t{sizeof(T)};
-    int64_t from = at.chunk * (kTile.k_pieces * kXPieceBytes);
-    for (; at.pass < plan_.passes && bytes > 0; ++at.pass, from = 0) {
-      const Outputs out = PassOutputs(plan_, block_, at.pass);
-      const int rows = static_cast<int>(out.last - out.first) * (a_.gated ? 2 : 1);
-      if (rows == 0) return;
-      const int64_t share = (bytes / rows + kRowAlign - 1) / kRowAlign * kRowAlign;
-      const int64_t count = min(share, row_bytes - from);
-      for (int row = lane_; row < kRows; row += kWarp) {
-        const bool up = a_.gated && row >= kRows / 2;
-        const int64_t n = out.first + (up ? row - kRows / 2 : row);
-        if (n < out.last)
-          PrefetchL2(static_cast<const char*>(a_.w) + (up ? n + a_.n : n) * row_bytes + from,
-                     static_cast<uint32_t>(count));
-      }
-      bytes -= static_cast<int>(count) * rows;
-    }
-  }
-
   // Where the warp's first stages lie, for loading x after the weights.
   __device__ __forceinline__ void LoadXOfFirstStages() const {
     Cursor at = {0, threadIdx.x / kWarp};

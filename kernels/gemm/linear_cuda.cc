@@ -5,6 +5,7 @@
 #include "kernels/gemm/cublaslt_gemm.h"
 #include "kernels/gemm/elementwise.h"
 #include "kernels/gemm/gemv.h"
+#include "kernels/gemm/gemv_config.h"
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/linear_check.h"
 #include "kernels/gemm/linear_config.h"
@@ -14,29 +15,15 @@
 namespace tessera {
 namespace {
 
-struct GpuLimits {
-  int sm_count = 0;
-  int shared_bytes = 0;  // that a block may ask for
-};
-
-absl::StatusOr<GpuLimits> CurrentGpuLimits() {
-  int device = 0;
-  GpuLimits limits;
+absl::StatusOr<GemvGpu> CurrentGpu() {
+  int device = 0, sm_count = 0, shared_bytes = 0;
   RETURN_IF_CUDA_ERROR(cudaGetDevice(&device), "current device");
+  RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&sm_count, cudaDevAttrMultiProcessorCount, device),
+                       "multiprocessor count");
   RETURN_IF_CUDA_ERROR(
-      cudaDeviceGetAttribute(&limits.sm_count, cudaDevAttrMultiProcessorCount, device),
-      "multiprocessor count");
-  RETURN_IF_CUDA_ERROR(
-      cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+      cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
       "shared memory limit");
-  return limits;
-}
-
-// Whether the few-row kernel takes it: A100's blocks hold less shared memory than the widest plans.
-bool FewRows(const LinearArgs& a, bool norm_inside, const GpuLimits& limits) {
-  return a.t <= kGemvMaxRows &&
-         PlanGemv(limits.sm_count, a.t, a.n, a.k, a.gated, norm_inside).shared_bytes <=
-             limits.shared_bytes;
+  return GemvGpu{.sm_count = sm_count, .shared_bytes = shared_bytes};
 }
 
 // x's rows normalised into the workspace, from where the product reads them.
@@ -96,15 +83,23 @@ absl::Status ManyRows(const LinearArgs& a, const LinearWorkspace& parts, cudaStr
 }  // namespace
 
 absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
-  ASSIGN_OR_RETURN(const GpuLimits limits, CurrentGpuLimits());
-  RETURN_IF_ERROR(CheckLinear(args, Device::kCuda, limits.sm_count));
+  ASSIGN_OR_RETURN(const GemvGpu gpu, CurrentGpu());
+  RETURN_IF_ERROR(CheckLinear(args, Device::kCuda, gpu.sm_count));
   if (args.t == 0 || args.n == 0) return absl::OkStatus();
   LinearArgs a = args;
   const LinearWorkspace parts = SplitLinearWorkspace(a);
-  const bool normed = a.norm_weight != nullptr, fits = normed && GemvNormsInside(a.t, a.k);
-  const bool few_rows = FewRows(a, fits, limits);
-  if (normed && !(few_rows && fits)) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
-  return few_rows ? LaunchGemv(a, limits.sm_count, stream.cuda) : ManyRows(a, parts, stream.cuda);
+  const bool normed = a.norm_weight != nullptr;
+  if (a.t <= kGemvMaxRows && a.k > 0) {
+    const bool inside = normed && GemvNormsInside(a.t, a.k);
+    const GemvPlan plan =
+        PlanGemv(gpu, {.t = a.t, .n = a.n, .k = a.k, .gated = a.gated, .normed = inside});
+    if (plan.shared_bytes <= gpu.shared_bytes) {
+      if (normed && !inside) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
+      return LaunchGemv(a, plan, stream.cuda);
+    }
+  }
+  if (normed) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
+  return ManyRows(a, parts, stream.cuda);
 }
 
 }  // namespace tessera

@@ -20,8 +20,8 @@ TEST(DType, NameReadsBackAsTheSameType) {
 }
 
 TEST(DType, UnknownTextIsInvalidArgumentAndNamed) {
-  EXPECT_THAT(ParseFloatDType("int4"), StatusIs(absl::StatusCode::kInvalidArgument,
-                                                ::testing::HasSubstr("\"int4\"")));
+  EXPECT_THAT(ParseFloatDType("int4"),
+              StatusIs(absl::StatusCode::kInvalidArgument, ::testing::HasSubstr("\"int4\"")));
 }
 
 }  // namespace

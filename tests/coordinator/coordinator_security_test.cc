@@ -1,11 +1,11 @@
 // Who is let in: ports, tokens, secrets, TLS, stale ranks.
-#include <absl/synchronization/notification.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "model/file.h"
 #include "tests/coordinator/coordinator_fixture.h"
 #include "tests/support/status_matchers.h"
+#include "tests/worker/link/signal.h"
 
 namespace tessera::testing {
 namespace {
@@ -69,7 +69,7 @@ TEST_F(SecurityTest, PoolOfAnotherSizeIsRefused) {
 
 TEST_F(SecurityTest, HelloOfAnotherEpochIsRefused) {
   StartServing();
-  absl::Notification lost;
+  Signal lost;
   absl::Status why;
   const auto serve = ServeLink::Connect(Link(), {.epoch = workers_[0]->epoch() + 1, .instance = 1},
                                         {.on_message = [](const internal::CoordinatorMessage&) {},
@@ -79,7 +79,7 @@ TEST_F(SecurityTest, HelloOfAnotherEpochIsRefused) {
                                                lost.Notify();
                                              }});
   ASSERT_TRUE(serve.ok());
-  ASSERT_TRUE(lost.WaitForNotificationWithTimeout(kPatience));
+  ASSERT_TRUE(lost.WaitFor(kPatience));
   EXPECT_THAT(why, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("epoch")));
 }
 

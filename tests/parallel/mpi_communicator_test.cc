@@ -71,6 +71,25 @@ TEST_F(MpiCommunicatorTest, MessagesArriveInOrder) {
   testing::ExpectMessagesInOrderDownTheLine(*group_, 10);
   testing::ExpectMessagesInOrderDownTheLine(*group_, 100000);
 }
+// Every rank sends to all others before it receives anything: ends only if no Send waits for its
+// Recv.
+TEST_F(MpiCommunicatorTest, SmallSendsDoNotWaitForTheirReceivers) {
+  const int size = group_->size(), rank = group_->rank();
+  const Stream stream;
+  for (const int64_t bytes : {int64_t{100}, int64_t{10000}, Communicator::kBufferedSendBytes}) {
+    SCOPED_TRACE(bytes);
+    const std::vector<char> mine(static_cast<size_t>(bytes), static_cast<char>(rank + 1));
+    for (int peer = 0; peer < size; ++peer) {
+      if (peer != rank) ASSERT_OK(group_->Send(mine.data(), bytes, peer, stream));
+    }
+    for (int peer = 0; peer < size; ++peer) {
+      if (peer == rank) continue;
+      std::vector<char> theirs(static_cast<size_t>(bytes));
+      ASSERT_OK(group_->Recv(theirs.data(), bytes, peer, stream));
+      EXPECT_EQ(theirs, std::vector<char>(theirs.size(), static_cast<char>(peer + 1)));
+    }
+  }
+}
 TEST_F(MpiCommunicatorTest, RefusesBadArguments) { testing::ExpectArgumentErrors(*group_); }
 
 TEST_F(MpiCommunicatorTest, AbortFromAnotherThreadEndsAWait) {
@@ -118,8 +137,9 @@ TEST(NewMpiCommunicator, LibraryRefusalIsInternal) {
   auto group = NewMpiCommunicator(comm, testing::CommunicatorOps());
   if (WorldSize() == 1) GTEST_SKIP() << "needs a peer";
   CpuStream cpu;
-  // A null buffer with a positive count: MPI_ERR_BUFFER.
-  EXPECT_THAT(group->Send(nullptr, 8, (WorldRank() + 1) % WorldSize(), cpu.stream),
+  // A null buffer with a positive count, too large to be copied first: MPI_ERR_BUFFER.
+  EXPECT_THAT(group->Send(nullptr, Communicator::kBufferedSendBytes + 8,
+                          (WorldRank() + 1) % WorldSize(), cpu.stream),
               StatusIs(absl::StatusCode::kInternal, _));
 }
 

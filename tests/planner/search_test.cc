@@ -307,7 +307,7 @@ TEST(ResolveLimits, FillsOnlyWhatIsMissing) {
       ResolveLimits(config, {Device::kCuda, 132}, {.max_sequences = 0, .block_size = 0}, 1);
   EXPECT_EQ(cuda.context, config.max_positions);
   EXPECT_EQ(cuda.max_sequences, 64);
-  EXPECT_EQ(cuda.max_step_tokens, 8192);
+  EXPECT_EQ(cuda.max_step_tokens, 2048);
   EXPECT_EQ(cuda.block_size, 64);
   const EngineLimits cpu = ResolveLimits(config, {Device::kCpu, 1},
                                          {.context = 100, .max_sequences = 3, .block_size = 32}, 1);

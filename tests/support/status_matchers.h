@@ -28,14 +28,14 @@ MATCHER_P2(StatusIs, code, message, "") {
 
 }  // namespace tessera::testing
 
-#define EXPECT_OK(expr)                                               \
-  do {                                                                \
-    const auto& tessera_result_ = (expr);                             \
+#define EXPECT_OK(expr)                                                                 \
+  do {                                                                                  \
+    const auto& tessera_result_ = (expr);                                               \
     EXPECT_TRUE(tessera_result_.ok()) << ::tessera::testing::StatusOf(tessera_result_); \
   } while (false)
-#define ASSERT_OK(expr)                                               \
-  do {                                                                \
-    const auto& tessera_result_ = (expr);                             \
+#define ASSERT_OK(expr)                                                                 \
+  do {                                                                                  \
+    const auto& tessera_result_ = (expr);                                               \
     ASSERT_TRUE(tessera_result_.ok()) << ::tessera::testing::StatusOf(tessera_result_); \
   } while (false)
 

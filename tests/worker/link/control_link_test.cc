@@ -3,12 +3,12 @@
 #include <atomic>
 #include <string>
 
-#include <absl/synchronization/notification.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/support/status_matchers.h"
 #include "tests/worker/link/scripted_coordinator.h"
+#include "tests/worker/link/signal.h"
 
 namespace tessera {
 namespace {
@@ -16,6 +16,7 @@ namespace {
 using ::testing::_;
 using ::testing::HasSubstr;
 using testing::ScriptedCoordinator;
+using testing::Signal;
 using testing::StatusIs;
 
 constexpr absl::Duration kPatience = absl::Seconds(20);
@@ -44,9 +45,10 @@ class ControlLinkTest : public ::testing::Test {
   std::function<void(const internal::WorkerCommand&)> commands_ =
       [](const internal::WorkerCommand&) {};
   absl::Status why_lost_;
-  absl::Notification lost_;
+  Signal lost_;
   // What scripts share with their tests lives here: a script may outlast the test's body.
-  absl::Notification seen_;
+  Signal seen_;
+  Signal commanded_;
   std::string secret_;
   internal::WorkerReport registration_;
   std::atomic<int> calls_{0};
@@ -58,6 +60,7 @@ TEST_F(ControlLinkTest, RegistersWithTheSecretAndTakesTheEpoch) {
     const auto place = context.client_metadata().find("tessera-launch-secret");
     secret_ = std::string(place->second.data(), place->second.size());
     ScriptedCoordinator::Welcome(stream, 7, registration_);
+    seen_.Notify();
     internal::WorkerReport report;
     while (stream.Read(&report)) {
     }
@@ -66,6 +69,7 @@ TEST_F(ControlLinkTest, RegistersWithTheSecretAndTakesTheEpoch) {
   coordinator_.Start();
   ASSERT_OK_AND_ASSIGN(const auto link, Connect());
   EXPECT_EQ(link->epoch(), 7);
+  ASSERT_TRUE(seen_.WaitFor(kPatience));
   EXPECT_EQ(secret_, "s");
   EXPECT_EQ(registration_.register_().rank(), 3);
 }
@@ -75,7 +79,7 @@ TEST_F(ControlLinkTest, HeartbeatsCarryTheStepCounterAndTheEpoch) {
     ScriptedCoordinator::Welcome(stream, 7);
     internal::WorkerReport report;
     while (stream.Read(&report)) {
-      if (report.heartbeat().steps() == 42 && report.epoch() == 7 && !seen_.HasBeenNotified()) {
+      if (report.heartbeat().steps() == 42 && report.epoch() == 7 && !seen_.notified()) {
         seen_.Notify();
       }
     }
@@ -84,7 +88,7 @@ TEST_F(ControlLinkTest, HeartbeatsCarryTheStepCounterAndTheEpoch) {
   coordinator_.Start();
   ASSERT_OK_AND_ASSIGN(const auto link, Connect());
   steps_ = 42;
-  EXPECT_TRUE(seen_.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_TRUE(seen_.WaitFor(kPatience));
 }
 
 TEST_F(ControlLinkTest, CommandsAndReportsGetThrough) {
@@ -100,17 +104,16 @@ TEST_F(ControlLinkTest, CommandsAndReportsGetThrough) {
     return grpc::Status::OK;
   };
   coordinator_.Start();
-  absl::Notification commanded;
-  commands_ = [&](const internal::WorkerCommand& command) {
-    if (command.unload().instance() == 5) commanded.Notify();
+  commands_ = [this](const internal::WorkerCommand& command) {
+    if (command.unload().instance() == 5) commanded_.Notify();
   };
   ASSERT_OK_AND_ASSIGN(const auto link, Connect());
-  ASSERT_TRUE(commanded.WaitForNotificationWithTimeout(kPatience));
+  ASSERT_TRUE(commanded_.WaitFor(kPatience));
   internal::WorkerReport report;
   report.mutable_unloaded()->set_instance(5);
   link->Report(std::move(report));
   EXPECT_TRUE(link->Flush(kPatience));
-  EXPECT_TRUE(seen_.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_TRUE(seen_.WaitFor(kPatience));
 }
 
 TEST_F(ControlLinkTest, RefusalIsReturnedWithItsReason) {
@@ -164,7 +167,7 @@ TEST_F(ControlLinkTest, LossOfTheCoordinatorIsToldOnce) {
   coordinator_.Start();
   const auto link = Connect();
   ASSERT_OK(link);
-  ASSERT_TRUE(lost_.WaitForNotificationWithTimeout(kPatience));
+  ASSERT_TRUE(lost_.WaitFor(kPatience));
   EXPECT_THAT(why_lost_, StatusIs(absl::StatusCode::kUnavailable, std::string("pool lost")));
 }
 
@@ -179,7 +182,7 @@ TEST_F(ControlLinkTest, StopIsNotALoss) {
   coordinator_.Start();
   ASSERT_OK_AND_ASSIGN(auto link, Connect());
   link.reset();
-  EXPECT_FALSE(lost_.HasBeenNotified());
+  EXPECT_FALSE(lost_.notified());
 }
 
 }  // namespace

@@ -2,12 +2,12 @@
 
 #include <string>
 
-#include <absl/synchronization/notification.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/support/status_matchers.h"
 #include "tests/worker/link/scripted_coordinator.h"
+#include "tests/worker/link/signal.h"
 
 namespace tessera {
 namespace {
@@ -15,6 +15,7 @@ namespace {
 using ::testing::_;
 using ::testing::HasSubstr;
 using testing::ScriptedCoordinator;
+using testing::Signal;
 using testing::StatusIs;
 
 constexpr absl::Duration kPatience = absl::Seconds(20);
@@ -39,11 +40,11 @@ class ServeLinkTest : public ::testing::Test {
 
   absl::Duration timeout_ = kPatience;
   internal::CoordinatorMessage message_;
-  absl::Notification got_message_;
+  Signal got_message_;
   absl::Status why_lost_;
-  absl::Notification lost_;
+  Signal lost_;
   // What scripts share with their tests lives here: a script may outlast the test's body.
-  absl::Notification done_;
+  Signal done_;
   internal::LeaderMessage first_, second_;
   ScriptedCoordinator coordinator_;
 };
@@ -60,7 +61,7 @@ TEST_F(ServeLinkTest, HelloComesFirstThenWhatIsSent) {
   internal::LeaderMessage message;
   message.mutable_stats()->set_running(4);
   EXPECT_OK(link->Send(message));
-  ASSERT_TRUE(done_.WaitForNotificationWithTimeout(kPatience));
+  ASSERT_TRUE(done_.WaitFor(kPatience));
   EXPECT_EQ(first_.hello().epoch(), 2);
   EXPECT_EQ(first_.hello().instance(), 9);
   EXPECT_EQ(second_.stats().running(), 4);
@@ -78,7 +79,7 @@ TEST_F(ServeLinkTest, MessagesOfTheCoordinatorAreDelivered) {
   };
   coordinator_.Start();
   ASSERT_OK_AND_ASSIGN(const auto link, Connect());
-  ASSERT_TRUE(got_message_.WaitForNotificationWithTimeout(kPatience));
+  ASSERT_TRUE(got_message_.WaitFor(kPatience));
   EXPECT_EQ(message_.cancel().sequence(), 6u);
 }
 
@@ -89,7 +90,7 @@ TEST_F(ServeLinkTest, RefusedHelloIsALossWithItsReason) {
   coordinator_.Start();
   const auto link = Connect();
   ASSERT_OK(link);
-  ASSERT_TRUE(lost_.WaitForNotificationWithTimeout(kPatience));
+  ASSERT_TRUE(lost_.WaitFor(kPatience));
   EXPECT_THAT(why_lost_, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("stale")));
   EXPECT_THAT((*link)->Send({}), StatusIs(absl::StatusCode::kUnavailable, _));
 }
@@ -103,7 +104,7 @@ TEST_F(ServeLinkTest, NobodyThereIsUnavailable) {
 
 TEST_F(ServeLinkTest, CoordinatorThatDoesNotReadOverflowsTheQueue) {
   coordinator_.on_serve = [this](grpc::ServerContext&, auto&) {
-    done_.WaitForNotification();
+    done_.WaitFor(kPatience);
     return grpc::Status::OK;
   };
   coordinator_.Start();
@@ -114,7 +115,7 @@ TEST_F(ServeLinkTest, CoordinatorThatDoesNotReadOverflowsTheQueue) {
   absl::Status status;
   for (int i = 0; i < 20 && status.ok(); ++i) status = (*link)->Send(message);
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted, _));
-  EXPECT_TRUE(lost_.WaitForNotificationWithTimeout(kPatience));
+  EXPECT_TRUE(lost_.WaitFor(kPatience));
   EXPECT_THAT(why_lost_, StatusIs(absl::StatusCode::kResourceExhausted, _));
   done_.Notify();
 }

@@ -1,0 +1,119 @@
+#include "planner/memory_layout.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "planner/step_capacity.h"
+#include "tests/support/status_matchers.h"
+
+namespace tessera {
+namespace {
+
+using ::tessera::testing::StatusIs;
+using ::testing::HasSubstr;
+
+// A model whose sizes are easy to multiply by hand.
+LayoutInput Small(int64_t tp = 1, int64_t pp = 1, int64_t rank = 0) {
+  LayoutInput in;
+  in.config.architecture = "LlamaForCausalLM";
+  in.config.layers = 4;
+  in.config.hidden = 64;
+  in.config.heads = 4;
+  in.config.kv_heads = 2;
+  in.config.head_size = 32;
+  in.config.intermediate = 128;
+  in.config.vocab = 1000;
+  in.config.max_positions = 256;
+  in.config.dtype = DType::kF32;
+  in.shard = MakeShard(in.config, {tp, pp}, rank, 8).value();
+  in.limits = {.context = 256, .max_sequences = 2, .max_step_tokens = 32, .block_size = 16};
+  in.kv_blocks = 10;
+  return in;
+}
+
+std::map<std::string, int64_t> BytesByName(const LayoutInput& in) {
+  std::map<std::string, int64_t> bytes;
+  const std::vector<BufferSpec> layout = MemoryLayout(in).value();
+  for (const BufferSpec& b : layout) bytes[b.name] = b.bytes;
+  return bytes;
+}
+
+TEST(MemoryLayout, SizesAreTheHandCalculatedOnes) {
+  const auto bytes = BytesByName(Small());
+  EXPECT_EQ(bytes.at("layers.0.qkv"), (4 + 2 + 2) * 32 * 64 * 4);
+  EXPECT_EQ(bytes.at("layers.3.gate_up"), 2 * 128 * 64 * 4);
+  EXPECT_EQ(bytes.at("layers.0.attn_norm"), 256);  // 64 floats
+  EXPECT_EQ(bytes.at("embed"), 1000 * 64 * 4);
+  // 10 blocks of 16 tokens, 4 layers, k and v, 2 heads of 32 floats.
+  EXPECT_EQ(bytes.at("kv"), 10 * 16 * 4 * 2 * 2 * 32 * 4);
+  EXPECT_EQ(bytes.at("block_table"), 256);                // 2 x 16 int32, rounded up
+  EXPECT_EQ(bytes.at("seen_tokens"), 2 * 1000 * 2 + 96);  // 4000, rounded up to 4096
+  EXPECT_EQ(bytes.at("logits"), 2 * 1000 * 4 + 192);      // 8000, rounded up to 8192
+}
+
+TEST(MemoryLayout, EveryBufferIsAlignedAndNamedOnce) {
+  for (const int64_t rank : {0, 1, 2, 3}) {
+    const LayoutInput in = Small(2, 2, rank);
+    const auto layout = MemoryLayout(in).value();
+    EXPECT_EQ(BytesByName(in).size(), layout.size());
+    for (const BufferSpec& b : layout) EXPECT_EQ(b.bytes % kBufferAlignment, 0) << b.name;
+  }
+}
+
+TEST(MemoryLayout, TensorParallelRanksHoldTheWeightsOnceTogether) {
+  int64_t whole = 0, sharded = 0;
+  const auto matrices = [](const LayoutInput& in) {
+    int64_t bytes = 0;
+    const std::vector<BufferSpec> layout = MemoryLayout(in).value();
+    for (const BufferSpec& b : layout) {
+      const bool vector = b.name.find("norm") != std::string::npos;
+      if (b.kind == BufferKind::kWeights && !vector) bytes += b.bytes;
+    }
+    return bytes;
+  };
+  whole = matrices(Small());
+  for (const int64_t rank : {0, 1}) sharded += matrices(Small(2, 1, rank));
+  // The vocabulary of 1000 splits into two shards of one width, 504: 8 rows of padding in embed and
+  // head.
+  EXPECT_EQ(sharded - whole, 2 * 8 * 64 * 4);
+}
+
+TEST(MemoryLayout, OnlyTheLastStageHoldsLogitsAndSeenTokens) {
+  EXPECT_EQ(BytesByName(Small(1, 2, 0)).count("logits"), 0u);
+  EXPECT_EQ(BytesByName(Small(1, 2, 0)).count("seen_tokens"), 0u);
+  EXPECT_EQ(BytesByName(Small(1, 2, 1)).count("logits"), 1u);
+}
+
+TEST(MemoryLayout, EachStageHasALaneOfSampledIds) {
+  EXPECT_EQ(Lanes({.tp = 2, .pp = 3}), 3);
+  EXPECT_EQ(StepsInFlight({.tp = 1, .pp = 1}), 2);
+}
+
+TEST(MemoryLayout, KvBlockBytesTimesBlocksIsTheCache) {
+  for (const int64_t rank : {0, 1}) {
+    const LayoutInput in = Small(1, 2, rank);
+    EXPECT_EQ(BytesByName(in).at("kv"), 10 * KvBlockBytes(in));
+  }
+}
+
+TEST(MemoryLayout, LimitsOutOfRangeAreNamedWithTheirValue) {
+  const auto refusal = [](auto change) {
+    LayoutInput in = Small();
+    change(in);
+    return MemoryLayout(in).status();
+  };
+  EXPECT_THAT(refusal([](LayoutInput& in) { in.limits.context = 0; }),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("context 0")));
+  EXPECT_THAT(refusal([](LayoutInput& in) { in.limits.max_sequences = 0; }),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("max_sequences 0")));
+  EXPECT_THAT(refusal([](LayoutInput& in) { in.limits.max_step_tokens = 1; }),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("max_step_tokens 1")));
+  EXPECT_THAT(refusal([](LayoutInput& in) { in.limits.block_size = 24; }),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("block_size 24")));
+  EXPECT_THAT(refusal([](LayoutInput& in) { in.kv_blocks = -1; }),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv_blocks -1")));
+}
+
+}  // namespace
+}  // namespace tessera
