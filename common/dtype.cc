@@ -24,6 +24,19 @@ absl::string_view Name(DType dtype) {
   return "unknown";
 }
 
+absl::string_view LongName(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "float32";
+    case DType::kF16:
+      return "float16";
+    case DType::kBf16:
+      return "bfloat16";
+    default:
+      return Name(dtype);
+  }
+}
+
 absl::StatusOr<DType> ParseFloatDType(absl::string_view text) {
   if (text == "f32" || text == "float32") return DType::kF32;
   if (text == "f16" || text == "float16") return DType::kF16;

@@ -35,6 +35,9 @@ constexpr bool IsFloat(DType dtype) {
 // "f32", "f16", "bf16", "i32", "i64", "i8", "u8".
 absl::string_view Name(DType dtype);
 
+// As config.json spells a float type: "float32", "float16", "bfloat16"; Name() for the others.
+absl::string_view LongName(DType dtype);
+
 // Reads a float type as users and config.json spell it: f32/float32, f16/float16, bf16/bfloat16.
 // kInvalidArgument: any other text.
 absl::StatusOr<DType> ParseFloatDType(absl::string_view text);

@@ -6,10 +6,12 @@
 
 namespace tessera {
 
-ChoiceText::ChoiceText(const Tokenizer* tokenizer, const std::vector<std::string>& stop) {
+ChoiceText::ChoiceText(const Tokenizer* tokenizer, const std::vector<std::string>& stop,
+                       const std::vector<int32_t>& prompt) {
   TESSERA_CHECK(tokenizer != nullptr || stop.empty(), "stop strings without a tokenizer");
   if (tokenizer == nullptr) return;
   stream_.emplace(tokenizer, DecodeSpecial::kSkip);
+  stream_->Prime(prompt);
   auto stops = StopStrings::Create(stop);
   TESSERA_CHECK(stops.ok(), stops.status().ToString());
   stop_ = *std::move(stops);

@@ -15,8 +15,10 @@ namespace tessera {
 class ChoiceText {
  public:
   // `tokenizer` (borrowed) may be null: the text then stays empty and `stop` must be empty.
-  // `stop` holds checked stop strings: not empty, UTF-8.
-  ChoiceText(const Tokenizer* tokenizer, const std::vector<std::string>& stop);
+  // `stop` holds checked stop strings: not empty, UTF-8. The text goes on behind `prompt`: a word
+  // that begins with a space keeps it.
+  ChoiceText(const Tokenizer* tokenizer, const std::vector<std::string>& stop,
+             const std::vector<int32_t>& prompt);
 
   // Takes one token and appends to `text` what may be shown. True: a stop string is complete;
   // nothing may be pushed after it.

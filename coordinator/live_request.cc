@@ -19,7 +19,7 @@ LiveRequest::LiveRequest(uint64_t key, Journal& journal, const Tokenizer* tokeni
   TESSERA_CHECK(entry != nullptr, "key=", key);
   want_logprobs_ = entry->request.logprobs >= 0;
   for (size_t i = 0; i < entry->choices.size(); ++i) {
-    choices_.push_back({.text = ChoiceText(tokenizer, entry->request.stop)});
+    choices_.push_back({.text = ChoiceText(tokenizer, entry->request.stop, entry->request.prompt)});
   }
 }
 

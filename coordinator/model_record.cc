@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/dtype.h"
+
 namespace tessera {
 
 absl::string_view Name(ModelState state) {
@@ -52,6 +54,11 @@ v1::ModelInfo InfoOf(const ModelRecord& record) {
   info.set_name(record.name);
   info.set_state(std::string(Name(record.state)));
   info.set_architecture(files.config.architecture);
+  // A GPU holds weights in the type it computes in; a CPU rank computes in float32 and keeps the
+  // checkpoint's.
+  const std::string& computed_in = record.placed.options.dtype();
+  info.set_format(computed_in == LongName(DType::kF32) ? std::string(LongName(files.config.dtype))
+                                                       : computed_in);
   info.set_context(record.serving->spec().context);
   info.set_vocab(files.config.vocab);
   info.set_has_tokenizer(files.text.tokenizer() != nullptr);

@@ -44,17 +44,6 @@ absl::StatusOr<DType> ResolveDType(absl::string_view wanted, const ModelConfig& 
   return dtype;
 }
 
-absl::string_view LongName(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "float32";
-    case DType::kF16:
-      return "float16";
-    default:
-      return "bfloat16";
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<v1::ModelOptions> ResolveOptions(const v1::ModelOptions& options,

@@ -247,12 +247,11 @@ int64_t ReserveBytes(const DeviceSpec& device, const ParallelShape& shape) {
   if (device.device == Device::kCpu) return 0;
   constexpr int64_t kMiB = 1 << 20;
   // Measured on H200 with driver 580 and NCCL 2.28 (docs/memory.md): the CUDA context with this
-  // program's kernels and cuBLASLt; NCCL's buffers for each peer of a tensor-parallel group; the
-  // two communicators between stages.
-  constexpr int64_t kContext = 540 * kMiB, kTensorGroup = 256 * kMiB, kTensorPeer = 614 * kMiB;
-  constexpr int64_t kStages = 1400 * kMiB;
+  // program's kernels and cuBLASLt; NCCL's buffers of a tensor-parallel group; the two
+  // communicators between stages.
+  constexpr int64_t kContext = 540 * kMiB, kTensorGroup = 860 * kMiB, kStages = 1400 * kMiB;
   int64_t bytes = kContext;
-  if (shape.tp > 1) bytes += kTensorGroup + kTensorPeer * (shape.tp - 1);
+  if (shape.tp > 1) bytes += kTensorGroup;
   if (shape.pp > 1) bytes += kStages;
   return bytes;
 }

@@ -39,7 +39,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 failures=0
 check() { echo "==> $*"; "$@" || { echo "FAILED: $*"; failures=$((failures + 1)); }; }
 
-for suite in kernels_runtime kernels_gemm kernels_attention kernels_sampling worker; do
+for suite in kernels_runtime kernels_gemm kernels_attention kernels_sampling kernels_comm worker; do
   check run "$(program ${suite}_gpu_tests)" --gtest_brief=1
 done
 if ((sanitizer)); then
@@ -50,15 +50,26 @@ if ((sanitizer)); then
 fi
 for ranks in 2 4; do
   ((ranks <= gpus)) || { echo "not run: tests on $ranks GPUs (this machine has $gpus)"; continue; }
-  for suite in nccl_communicator_multigpu peer_all_reduce_multigpu; do
-    check mpirun --allow-run-as-root --bind-to none -n "$ranks" \
-      $([[ -x $build/env ]] && echo "$build/env") "$(program ${suite}_tests)" --gtest_brief=1
-  done
+  check mpirun --allow-run-as-root --bind-to none -x NCCL_NVLS_ENABLE=0 -n "$ranks" \
+    $([[ -x $build/env ]] && echo "$build/env") "$(program nccl_communicator_multigpu_tests)" --gtest_brief=1
 done
 if ((benchmarks)); then
   for bench in gemm_bench attention_bench; do
     check run "$(program $bench)"
   done
+  if ((gpus >= 2)); then
+    check mpirun --allow-run-as-root --bind-to none -x NCCL_NVLS_ENABLE=0 -n 2 \
+      $([[ -x $build/env ]] && echo "$build/env") "$(program all_reduce_bench)"
+  fi
+  speed() {  # MODEL RANKS TP PP: batch 1, 2048 output tokens, dummy weights
+    check run launch/local.sh --build-dir "$build" --backend cuda --ranks "$2" --tp "$3" --pp "$4" --load-format dummy \
+      --context 8448 --max-sequences 4 --model "$1=$1" -- tessera bench speed --model "$1" --inputs 1,6144 \
+      --output 2048 --json-out "$out/$stamp-$name-speed-$1-${2}gpu-tp$3-pp$4.json"
+  }
+  for model in qwen2-0.5b qwen2-1.5b qwen2-7b; do speed $model 1 1 1; done
+  ((gpus >= 2)) && speed qwen2-72b 2 2 1
+  ((gpus >= 3)) && speed qwen2-72b 3 1 3
+  ((gpus >= 4)) && speed qwen2-72b 4 4 1
 fi
 echo "failures: $failures"
 exit $((failures > 0))

@@ -33,8 +33,10 @@ struct LinearArgs {
 };
 
 // Enqueues on `stream`; never synchronises or allocates. t = 0 or n = 0 is a no-op.
-// The sum of an output depends on its row of x and of w only, never on t's other rows (CPU).
-// kInvalidArgument: negative size, k not a multiple of 8 (CUDA), gated with bias or residual,
+// On CUDA, w and norm_weight are read while the kernel before may still run: whatever writes them
+// must be a copy or a plain launch, complete before the first call. The sum of an output depends on
+// its row of x and of w only, never on t's other rows (CPU). kInvalidArgument: negative size, k not
+// a multiple of 8 (CUDA), gated with bias or residual,
 //   workspace too small. kUnimplemented: a dtype combination other than those above.
 // kInternal: the launch was refused.
 absl::Status LinearCpu(const LinearArgs& args, const Stream& stream);

@@ -19,6 +19,11 @@ TEST(DType, NameReadsBackAsTheSameType) {
   }
 }
 
+TEST(DType, LongNameIsWhatConfigJsonSays) {
+  EXPECT_EQ(LongName(DType::kBf16), "bfloat16");
+  EXPECT_EQ(LongName(DType::kF32), "float32");
+}
+
 TEST(DType, UnknownTextIsInvalidArgumentAndNamed) {
   EXPECT_THAT(ParseFloatDType("int4"),
               StatusIs(absl::StatusCode::kInvalidArgument, ::testing::HasSubstr("\"int4\"")));
