@@ -12,6 +12,7 @@ ranks=''
 backend=''
 build_dir=''
 threads=''
+trace_context=''
 listen_host=127.0.0.1
 run_parent=${TMPDIR:-/tmp}
 start_seconds=120
@@ -58,6 +59,7 @@ shared_flags_help() {
   --load-format FORMAT  auto or dummy (random weights) [auto]
   --chat-template NAME  a built-in chat template [recognised from the model]
   --threads N           CPU threads of a rank [cores / ranks]
+  --trace-context N     log each op's device time in one decode step at N cached tokens (see --logs) [off]
   --build-dir DIR       where the programs were built [the newest build*]
   --start-seconds N     how long ranks may take to register [120]
   --grace-seconds N     how long the command may go on after a program was lost [5]
@@ -75,6 +77,7 @@ parse_flag() {
     --tp | --pp | --context | --max-sequences | --max-step-tokens | --block-size | \
       --device-memory | --dtype | --load-format | --chat-template) load_flags+=("$1" "$2") ;;
     --threads) threads=$2 ;;
+    --trace-context) trace_context=$2 ;;
     --build-dir) build_dir=$2 ;;
     --start-seconds) start_seconds=$2 ;;
     --grace-seconds) grace_seconds=$2 ;;
@@ -111,6 +114,8 @@ parse_flags() {
   for name in ranks start_seconds grace_seconds; do
     [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] || usage_error "--${name//_/-} \"${!name}\": want a count"
   done
+  [[ -z $trace_context || $trace_context =~ ^[1-9][0-9]{0,7}$ ]] ||
+    usage_error "--trace-context \"$trace_context\": want a count of tokens"
   [[ -z $threads || $threads =~ ^[1-9][0-9]{0,3}$ ]] || usage_error "--threads \"$threads\": want a count"
   [[ $backend =~ ^(cpu|cuda|)$ ]] || usage_error "--backend \"$backend\": want cpu or cuda"
   for name in ${models[@]+"${models[@]}"}; do
@@ -264,6 +269,7 @@ start_coordinator() {
 start_workers() {
   local flags=("--coordinator=$TESSERA_COORDINATOR" "--launch_secret_file=$run_dir/secret" "--backend=$backend")
   if [[ -n $threads ]]; then flags+=("--threads=$threads"); fi
+  if [[ -n $trace_context ]]; then flags+=("--trace_context=$trace_context"); fi
   # NVLink multicast stays off: on some hosts it hangs, and the peer-to-peer path does not need it.
   export NCCL_NVLS_ENABLE=0
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1

@@ -227,6 +227,7 @@ absl::Status Engine::Execute(absl::Span<const uint8_t> bytes) {
 
 // The plan goes to the device, where tokens are resolved and KV places computed.
 absl::Status Engine::Prepare(const PlanView& plan) {
+  const ProfilerRange range(runtime_, "prepare");
   const PlanHeader& h = plan.header();
   const PlanOffsets& o = plan.offsets();
   const Stream& stream = runtime_.main_stream();
@@ -288,6 +289,7 @@ absl::Status Engine::ResetSlots(const PlanView& plan) {
 }
 
 absl::Status Engine::Forward(const PlanView& plan) {
+  const ProfilerRange range(runtime_, "forward");
   const PlanHeader& h = plan.header();
   const Shard& shard = spec_.layout.shard;
   const Stream& stream = runtime_.main_stream();
@@ -339,6 +341,7 @@ absl::Status Engine::PromptLogprobs(const PlanView& plan) {
 }
 
 absl::Status Engine::Sample(const PlanView& plan, const LogitsView& logits) {
+  const ProfilerRange range(runtime_, "sample");
   const PlanHeader& h = plan.header();
   const SampleArgs args = {
       .logits = logits,
@@ -369,6 +372,7 @@ absl::Status Engine::ReceiveUpTo(int64_t number) {
 
 // A step's results to the other stages and, on the leader, to the host; on the side stream.
 absl::Status Engine::MoveResults(Slot& slot) {
+  const ProfilerRange range(runtime_, "move results");
   const PlanHeader& h = slot.header;
   const Stream& stream = runtime_.side_stream();
   RETURN_IF_ERROR(exchange_->Transfer(h));

@@ -5,6 +5,7 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "common/log.h"
 #include "common/status_macros.h"
 #include "planner/step_capacity.h"
 #include "worker/messages.h"
@@ -22,67 +23,85 @@ absl::StatusOr<int64_t> MeasuredBytes(const Runtime& runtime, const Arena& arena
   return facts.total_bytes - facts.free_bytes;
 }
 
-absl::StatusOr<std::unique_ptr<Arena>> AllocateLayout(LoadedModel& model, Runtime& runtime) {
+absl::Status FormGroup(LoadedModel& model, const LoadContext& context) {
+  const v1::ModelOptions& options = model.command.options();
+  GroupSpec spec;
+  spec.pool_ranks.assign(model.command.ranks().begin(), model.command.ranks().end());
+  spec.instance = model.command.instance();
+  spec.shape = {.tp = options.tp(), .pp = options.pp()};
+  spec.device = context.runtime->device();
+  spec.max_plan_bytes = MaxPlanBytes({.context = options.context(),
+                                      .max_sequences = options.max_sequences(),
+                                      .max_step_tokens = options.max_step_tokens(),
+                                      .block_size = options.block_size()});
+  const auto& ranks = spec.pool_ranks;
+  if (std::find(ranks.begin(), ranks.end(), context.pool_rank) == ranks.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rank ", context.pool_rank, " is not of the group"));
+  }
+  ASSIGN_OR_RETURN(model.group, Group::Create(spec, *context.ops));
+  return absl::OkStatus();
+}
+
+absl::Status Allocate(LoadedModel& model, Runtime& runtime) {
+  ASSIGN_OR_RETURN(const DeviceFacts facts, runtime.Facts());
+  const DeviceSpec device = {.device = runtime.device(), .sm_count = facts.sm_count};
+  ASSIGN_OR_RETURN(model.layout, LayoutOf(model.command, model.group->rank(), device));
   ASSIGN_OR_RETURN(const std::vector<BufferSpec> buffers, MemoryLayout(model.layout));
   model.predicted_bytes =
       TotalBytes(buffers) + ReserveBytes(model.layout.device, model.layout.shard.shape);
-  return Arena::Create(runtime, buffers);
+  ASSIGN_OR_RETURN(model.arena, Arena::Create(runtime, buffers));
+  return absl::OkStatus();
+}
+
+absl::Status LoadEngine(LoadedModel& model, const LoadContext& context) {
+  const v1::ModelOptions& options = model.command.options();
+  EngineSpec spec;
+  spec.layout = model.layout;
+  spec.leader = model.group->leader();
+  spec.load = {.model_dir = options.model_dir(),
+               .dummy = options.load_format() == "dummy",
+               .progress = context.progress};
+  model.graph_rows = Engine::GraphRows(spec, context.runtime->device());
+  EnginePeers peers = model.group->peers();
+  if (context.trace != nullptr) {
+    model.traced_tp = NewTracedCommunicator(*peers.tp, *context.trace);
+    peers.tp = model.traced_tp.get();
+  }
+  ASSIGN_OR_RETURN(model.engine,
+                   Engine::Create(spec, peers, *model.arena, *context.runtime, *context.ops));
+  return absl::OkStatus();
+}
+
+absl::Status StartEngine(LoadedModel& model, const LoadContext& context) {
+  RETURN_IF_ERROR(model.engine->Start());
+  if (context.trace == nullptr) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::string table,
+                   TraceDecodeStep(*model.engine, *context.trace, model.layout,
+                                   context.trace_context, model.group->leader()));
+  LogInfo(model.command.name(), ": ", table);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
-    const internal::LoadShard& command, int pool_rank, Runtime& runtime, const Ops& ops,
-    Watchdog& watchdog, const std::function<void(int64_t, int64_t)>& progress) {
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const internal::LoadShard& command,
+                                                       const LoadContext& context) {
   auto model = std::make_unique<LoadedModel>();
   model->command = command;
-  const std::vector<int> ranks(command.ranks().begin(), command.ranks().end());
-  const auto place = std::find(ranks.begin(), ranks.end(), pool_rank);
-  if (place == ranks.end())
-    return absl::InvalidArgumentError(absl::StrCat("rank ", pool_rank, " is not of the group"));
-  const auto group_rank = static_cast<int>(place - ranks.begin());
-
-  ASSIGN_OR_RETURN(const DeviceFacts facts, runtime.Facts());
-  const DeviceSpec device = {.device = runtime.device(), .sm_count = facts.sm_count};
-  const v1::ModelOptions& options = command.options();
-  GroupSpec group = {.pool_ranks = ranks,
-                     .instance = command.instance(),
-                     .shape = {.tp = options.tp(), .pp = options.pp()},
-                     .device = runtime.device()};
-  group.max_plan_bytes = MaxPlanBytes({.context = options.context(),
-                                       .max_sequences = options.max_sequences(),
-                                       .max_step_tokens = options.max_step_tokens(),
-                                       .block_size = options.block_size()});
-  ASSIGN_OR_RETURN(model->group, Group::Create(group, ops));
-
-  absl::StatusOr<LayoutInput> layout = LayoutOf(command, group_rank, device);
-  if (layout.ok()) model->layout = *layout;
-  absl::StatusOr<std::unique_ptr<Arena>> arena =
-      layout.ok() ? AllocateLayout(*model, runtime)
-                  : absl::StatusOr<std::unique_ptr<Arena>>(layout.status());
-  RETURN_IF_ERROR(model->group->Agree(arena.status()));
-  model->arena = *std::move(arena);
-  const Arena& memory = *model->arena;
-  watchdog.Arm(kJoinAllowance, "joining the group");
+  Runtime& runtime = *context.runtime;
+  RETURN_IF_ERROR(FormGroup(*model, context));
+  const Group& group = *model->group;
+  RETURN_IF_ERROR(group.Agree(Allocate(*model, runtime)));
+  context.watchdog->Arm(kJoinAllowance, "joining the group");
   RETURN_IF_ERROR(
-      model->group->Agree(model->group->Connect(memory.Find("peer"), memory.SizeOf("peer"))));
-  watchdog.Disarm();
-
-  EngineSpec spec;
-  spec.layout = model->layout;
-  spec.leader = model->group->leader();
-  spec.load = {.model_dir = options.model_dir(),
-               .dummy = options.load_format() == "dummy",
-               .progress = progress};
-  model->graph_rows = Engine::GraphRows(spec, runtime.device());
-  absl::StatusOr<std::unique_ptr<Engine>> engine =
-      Engine::Create(spec, model->group->peers(), memory, runtime, ops);
-  RETURN_IF_ERROR(model->group->Agree(engine.status()));
-  model->engine = *std::move(engine);
-  watchdog.Arm(kJoinAllowance, "the first steps");
-  RETURN_IF_ERROR(model->group->Agree(model->engine->Start()));
-  watchdog.Disarm();
-  ASSIGN_OR_RETURN(model->measured_bytes, MeasuredBytes(runtime, memory));
+      group.Agree(model->group->Connect(model->arena->Find("peer"), model->arena->SizeOf("peer"))));
+  context.watchdog->Disarm();
+  RETURN_IF_ERROR(group.Agree(LoadEngine(*model, context)));
+  context.watchdog->Arm(kJoinAllowance, "the first steps");
+  RETURN_IF_ERROR(group.Agree(StartEngine(*model, context)));
+  context.watchdog->Disarm();
+  ASSIGN_OR_RETURN(model->measured_bytes, MeasuredBytes(runtime, *model->arena));
   return model;
 }
 

@@ -33,6 +33,9 @@ ABSL_FLAG(std::string, launch_secret_file, "",
 ABSL_FLAG(std::string, backend, "cpu", "Device this rank computes on: cpu or cuda.");
 ABSL_FLAG(int, threads, 0,
           "CPU threads of this rank; 0: the host's cores divided by the ranks on it, at least 1.");
+ABSL_FLAG(int64_t, trace_context, 0,
+          "After loading, log the device time of every op of one decode step with this many tokens "
+          "cached; 0: off.");
 ABSL_FLAG(
     std::string, tls_ca, "",
     "PEM file of the authorities that may sign the coordinator's certificate; empty: no TLS.");
@@ -89,6 +92,11 @@ absl::StatusOr<WorkerOptions> ReadFlags(const PoolPlace& place) {
   WorkerOptions options;
   options.pool_rank = place.rank;
   options.pool_ranks = place.ranks;
+  options.trace_context = absl::GetFlag(FLAGS_trace_context);
+  if (options.trace_context < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--trace-context ", options.trace_context, ": want 0 or more tokens"));
+  }
   options.link.address = absl::GetFlag(FLAGS_coordinator);
   if (options.link.address.empty())
     return absl::InvalidArgumentError("--coordinator: want HOST:PORT");

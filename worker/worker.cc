@@ -26,6 +26,7 @@ Worker::Worker(WorkerOptions options, Runtime& runtime, const Ops& ops)
     : options_(std::move(options)),
       runtime_(runtime),
       ops_(ops),
+      trace_(options_.trace_context > 0 ? std::make_unique<OpTrace>(ops, runtime) : nullptr),
       watchdog_([this](const std::string& what) { OnHang(what); }) {}
 
 absl::Status Worker::Run() {
@@ -110,7 +111,13 @@ void Worker::Serve(const internal::LoadShard& command) {
   };
   LogInfo("loading ", command.name(), " (instance ", instance, ")");
   absl::StatusOr<std::unique_ptr<LoadedModel>> model =
-      LoadModel(command, options_.pool_rank, runtime_, ops_, watchdog_, progress);
+      LoadModel(command, {.pool_rank = options_.pool_rank,
+                          .runtime = &runtime_,
+                          .ops = trace_ ? &trace_->ops() : &ops_,
+                          .watchdog = &watchdog_,
+                          .trace = trace_.get(),
+                          .trace_context = options_.trace_context,
+                          .progress = progress});
   if (!model.ok()) {
     LogError(command.name(), ": ", model.status().ToString());
     internal::WorkerReport report;

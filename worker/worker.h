@@ -24,7 +24,8 @@ namespace tessera {
 struct WorkerOptions {
   LinkOptions link;
   int pool_rank = 0, pool_ranks = 1;
-  int local_ranks = 1;  // ranks of this host: CPU ranks share its memory
+  int64_t trace_context = 0;  // > 0: a decode step at this context is timed op by op after loading
+  int local_ranks = 1;        // ranks of this host: CPU ranks share its memory
 };
 
 class Worker {
@@ -52,6 +53,7 @@ class Worker {
   WorkerOptions options_;
   Runtime& runtime_;
   const Ops& ops_;
+  std::unique_ptr<OpTrace> trace_;  // null: steps are not traced
   std::atomic<int64_t> steps_{0};
   std::atomic<bool> leaving_{false};  // the coordinator may go away from here on
   Watchdog watchdog_;

@@ -1,5 +1,6 @@
 #include "kernels/runtime/cpu_runtime.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -47,6 +48,24 @@ class CpuEvent : public Event {
   absl::Status Delay(const Stream&) override { return absl::OkStatus(); }
 };
 
+class CpuStopwatch : public Stopwatch {
+ public:
+  absl::Status Start(const Stream&) override {
+    start_ = std::chrono::steady_clock::now();
+    return absl::OkStatus();
+  }
+  absl::Status Stop(const Stream&) override {
+    stop_ = std::chrono::steady_clock::now();
+    return absl::OkStatus();
+  }
+  absl::StatusOr<double> Micros() override {
+    return std::chrono::duration<double, std::micro>(stop_ - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_, stop_;
+};
+
 class CpuRuntime : public Runtime {
  public:
   explicit CpuRuntime(int threads)
@@ -83,6 +102,9 @@ class CpuRuntime : public Runtime {
 
   absl::StatusOr<std::unique_ptr<Event>> NewEvent() override {
     return std::make_unique<CpuEvent>();
+  }
+  absl::StatusOr<std::unique_ptr<Stopwatch>> NewStopwatch() override {
+    return std::make_unique<CpuStopwatch>();
   }
   absl::StatusOr<std::unique_ptr<Graph>> Capture(const std::function<absl::Status()>&) override {
     return absl::UnimplementedError("cpu: ops run at once, there are no graphs");

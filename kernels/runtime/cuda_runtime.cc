@@ -49,6 +49,33 @@ class CudaEvent : public Event {
   cudaEvent_t event_;
 };
 
+class CudaStopwatch : public Stopwatch {
+ public:
+  CudaStopwatch(cudaEvent_t start, cudaEvent_t stop) : start_(start), stop_(stop) {}
+  ~CudaStopwatch() override {
+    LogIfError(cudaEventDestroy(start_), "event destroy");
+    LogIfError(cudaEventDestroy(stop_), "event destroy");
+  }
+  CudaStopwatch(const CudaStopwatch&) = delete;
+  CudaStopwatch& operator=(const CudaStopwatch&) = delete;
+
+  absl::Status Start(const Stream& stream) override {
+    return CudaStatus(cudaEventRecord(start_, stream.cuda), "event record");
+  }
+  absl::Status Stop(const Stream& stream) override {
+    return CudaStatus(cudaEventRecord(stop_, stream.cuda), "event record");
+  }
+  absl::StatusOr<double> Micros() override {
+    RETURN_IF_CUDA_ERROR(cudaEventSynchronize(stop_), "event wait");
+    float ms = 0;
+    RETURN_IF_CUDA_ERROR(cudaEventElapsedTime(&ms, start_, stop_), "event time");
+    return ms * 1000.0;
+  }
+
+ private:
+  cudaEvent_t start_, stop_;
+};
+
 class CudaGraph : public Graph {
  public:
   explicit CudaGraph(cudaGraphExec_t exec) : exec_(exec) {}
@@ -115,6 +142,16 @@ class CudaRuntime : public Runtime {
     cudaEvent_t event = nullptr;
     RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event create");
     return std::make_unique<CudaEvent>(event);
+  }
+  absl::StatusOr<std::unique_ptr<Stopwatch>> NewStopwatch() override {
+    cudaEvent_t start = nullptr, stop = nullptr;
+    RETURN_IF_CUDA_ERROR(cudaEventCreate(&start), "event create");
+    const cudaError_t error = cudaEventCreate(&stop);
+    if (error != cudaSuccess) {
+      LogIfError(cudaEventDestroy(start), "event destroy");
+      return CudaStatus(error, "event create");
+    }
+    return std::make_unique<CudaStopwatch>(start, stop);
   }
   absl::StatusOr<std::unique_ptr<Graph>> Capture(
       const std::function<absl::Status()>& enqueue) override;

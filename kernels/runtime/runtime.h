@@ -28,6 +28,16 @@ class Event {
   virtual absl::Status Delay(const Stream& stream) = 0;
 };
 
+// Device time between two points of a stream.
+class Stopwatch {
+ public:
+  virtual ~Stopwatch() = default;
+  virtual absl::Status Start(const Stream& stream) = 0;
+  virtual absl::Status Stop(const Stream& stream) = 0;
+  // Waits for the second point. kInternal: the device reported an error.
+  virtual absl::StatusOr<double> Micros() = 0;
+};
+
 // A captured sequence of ops, replayed with the same addresses and shapes.
 class Graph {
  public:
@@ -69,6 +79,8 @@ class Runtime {
 
   virtual absl::StatusOr<std::unique_ptr<Event>> NewEvent() = 0;
 
+  virtual absl::StatusOr<std::unique_ptr<Stopwatch>> NewStopwatch() = 0;
+
   // Runs `enqueue` on main_stream() while capturing, and returns the graph; nothing is executed.
   // kUnimplemented: the device has no graphs (CPU): callers run the ops directly.
   virtual absl::StatusOr<std::unique_ptr<Graph>> Capture(
@@ -77,6 +89,20 @@ class Runtime {
   // Marks a named range on the calling thread for profilers (NVTX on CUDA). Ranges nest.
   virtual void PushRange(const char* name) = 0;
   virtual void PopRange() = 0;
+};
+
+// A profiler range for the life of the object.
+class ProfilerRange {
+ public:
+  ProfilerRange(Runtime& runtime, const char* name) : runtime_(runtime) {
+    runtime_.PushRange(name);
+  }
+  ~ProfilerRange() { runtime_.PopRange(); }
+  ProfilerRange(const ProfilerRange&) = delete;
+  ProfilerRange& operator=(const ProfilerRange&) = delete;
+
+ private:
+  Runtime& runtime_;
 };
 
 struct RuntimeOptions {
