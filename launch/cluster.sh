@@ -155,6 +155,7 @@ session_pids() {
   for stat in /proc/[0-9]*/stat; do
     { text=$(<"$stat"); } 2>/dev/null || continue
     read -ra fields <<<"${text##*) }" # state parent group session ...; the name may hold spaces
+    ((${#fields[@]} > 3)) || continue # it ended between the open and the read: empty text
     [[ ${fields[3]} == "$1" && ${fields[0]} != Z ]] || continue
     printf '%s\n' "${text%% *}"
   done
