@@ -97,7 +97,6 @@ class Table {
     AddAttention(local, file + "self_attn.");
     AddVector(local + "mlp_norm", WeightRole::kNorm, file + "post_attention_layernorm.weight",
               config_.hidden);
-    if (config_.IsSparse(layer)) return;  // routed: the memory layout counts it
     WeightSpec& gate_up =
         Add(local + "gate_up", WeightRole::kMatrix, 2 * shard_.ffn.size(), config_.hidden);
     AddRows(gate_up, file + "mlp.gate_proj.weight", config_.intermediate, shard_.ffn);

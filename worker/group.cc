@@ -3,11 +3,10 @@
 #include <chrono>
 #include <thread>
 
-#include <absl/strings/str_cat.h>
-
 #include "common/status_macros.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/mpi_plan_channel.h"
+#include "parallel/mpi_status.h"
 #include "parallel/self_communicator.h"
 #ifdef TESSERA_WITH_CUDA
 #include "parallel/nccl_communicator.h"
@@ -17,15 +16,6 @@ namespace tessera {
 namespace {
 
 constexpr int kTags = 16384;  // group tags are told apart by the instance number
-
-absl::Status MpiStatus(int code, absl::string_view what) {
-  if (code == MPI_SUCCESS) return absl::OkStatus();
-  char text[MPI_MAX_ERROR_STRING];
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  return absl::InternalError(
-      absl::StrCat(what, ": ", std::string(text, static_cast<size_t>(length))));
-}
 
 absl::StatusOr<MPI_Comm> Duplicate(MPI_Comm comm) {
   MPI_Comm copy = MPI_COMM_NULL;

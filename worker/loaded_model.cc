@@ -30,10 +30,7 @@ absl::Status FormGroup(LoadedModel& model, const LoadContext& context) {
   spec.instance = model.command.instance();
   spec.shape = {.tp = options.tp(), .pp = options.pp()};
   spec.device = context.runtime->device();
-  spec.max_plan_bytes = MaxPlanBytes({.context = options.context(),
-                                      .max_sequences = options.max_sequences(),
-                                      .max_step_tokens = options.max_step_tokens(),
-                                      .block_size = options.block_size()});
+  spec.max_plan_bytes = MaxPlanBytes(LimitsOf(options));
   const auto& ranks = spec.pool_ranks;
   if (std::find(ranks.begin(), ranks.end(), context.pool_rank) == ranks.end()) {
     return absl::InvalidArgumentError(
@@ -94,13 +91,15 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const internal::LoadShard
   const Group& group = *model->group;
   RETURN_IF_ERROR(group.Agree(Allocate(*model, runtime)));
   context.watchdog->Arm(kJoinAllowance, "joining the group");
-  RETURN_IF_ERROR(
-      group.Agree(model->group->Connect(model->arena->Find("peer"), model->arena->SizeOf("peer"))));
-  context.watchdog->Disarm();
+  const absl::Status joined =
+      group.Agree(model->group->Connect(model->arena->Find("peer"), model->arena->SizeOf("peer")));
+  context.watchdog->Disarm();  // also when the load ends here: the rank lives on
+  RETURN_IF_ERROR(joined);
   RETURN_IF_ERROR(group.Agree(LoadEngine(*model, context)));
   context.watchdog->Arm(kJoinAllowance, "the first steps");
-  RETURN_IF_ERROR(group.Agree(StartEngine(*model, context)));
+  const absl::Status started = group.Agree(StartEngine(*model, context));
   context.watchdog->Disarm();
+  RETURN_IF_ERROR(started);
   ASSIGN_OR_RETURN(model->measured_bytes, MeasuredBytes(runtime, *model->arena));
   return model;
 }

@@ -83,6 +83,13 @@ void AddError(uint64_t sequence, const absl::Status& error, internal::TokenBatch
   event.set_error_message(std::string(error.message()));
 }
 
+EngineLimits LimitsOf(const v1::ModelOptions& options) {
+  return {.context = options.context(),
+          .max_sequences = options.max_sequences(),
+          .max_step_tokens = options.max_step_tokens(),
+          .block_size = options.block_size()};
+}
+
 absl::StatusOr<LayoutInput> LayoutOf(const internal::LoadShard& load, int group_rank,
                                      const DeviceSpec& device) {
   const v1::ModelOptions& options = load.options();
@@ -90,10 +97,7 @@ absl::StatusOr<LayoutInput> LayoutOf(const internal::LoadShard& load, int group_
   ASSIGN_OR_RETURN(in.config, LoadModelConfig(options.model_dir()));
   const ParallelShape shape = {.tp = options.tp(), .pp = options.pp()};
   ASSIGN_OR_RETURN(in.shard, MakeShard(in.config, shape, group_rank, SplitUnit(device.device)));
-  in.limits = {.context = options.context(),
-               .max_sequences = options.max_sequences(),
-               .max_step_tokens = options.max_step_tokens(),
-               .block_size = options.block_size()};
+  in.limits = LimitsOf(options);
   in.device = device;
   ASSIGN_OR_RETURN(in.dtype, ParseFloatDType(options.dtype()));
   in.kv_blocks = load.kv_blocks();

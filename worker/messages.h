@@ -19,6 +19,8 @@ void AddEvent(const SequenceUpdate& update, internal::TokenBatch& batch);
 // The end of a sequence that could not run.
 void AddError(uint64_t sequence, const absl::Status& error, internal::TokenBatch& batch);
 
+EngineLimits LimitsOf(const tessera::v1::ModelOptions& options);
+
 // What rank `group_rank` of the group is to hold.
 // kInvalidArgument, kUnimplemented: as LoadModelConfig, MakeShard and ParseFloatDType say.
 absl::StatusOr<LayoutInput> LayoutOf(const internal::LoadShard& load, int group_rank,
