@@ -7,21 +7,28 @@
 namespace tessera {
 namespace {
 
+HeadRotation RotationOf(const Attention& layer, const LayerContext& context,
+                        const AttentionShape& shape) {
+  return {.inv_freq = shape.inv_freq,
+          .scale = shape.rope_scale,
+          .q_norm = layer.q_norm.data,
+          .k_norm = layer.k_norm.data,
+          .norm_eps = context.norm_eps};
+}
+
+// Of the rows behind those of decode sequences, which paged_attention rotates itself.
 RopeKvWriteArgs RopeArgs(const Attention& layer, const LayerContext& context,
                          const AttentionShape& shape, const StepInputs& inputs,
                          const AttentionScratch& scratch) {
-  return {.qkv = scratch.qkv,
-          .positions = inputs.positions,
-          .kv_index = inputs.kv_index,
-          .inv_freq = shape.inv_freq,
-          .rope_scale = shape.rope_scale,
-          .q_norm = layer.q_norm.data,
-          .k_norm = layer.k_norm.data,
-          .norm_eps = context.norm_eps,
-          .q_out = scratch.q,
+  const int64_t first = inputs.decode_sequences, size = SizeOf(context.dtype);
+  return {.qkv = static_cast<char*>(scratch.qkv) + first * (shape.h + 2 * shape.g) * shape.e * size,
+          .positions = inputs.positions + first,
+          .kv_index = inputs.kv_index + first,
+          .rotation = RotationOf(layer, context, shape),
+          .q_out = static_cast<char*>(scratch.q) + first * shape.h * shape.e * size,
           .k_cache = layer.k_cache,
           .v_cache = layer.v_cache,
-          .t = inputs.t,
+          .t = inputs.t - first,
           .h = shape.h,
           .g = shape.g,
           .e = shape.e,
@@ -33,13 +40,18 @@ RopeKvWriteArgs RopeArgs(const Attention& layer, const LayerContext& context,
 PagedAttentionArgs AttentionArgs(const Attention& layer, const LayerContext& context,
                                  const AttentionShape& shape, const StepInputs& inputs,
                                  const AttentionScratch& scratch) {
-  return {.q = scratch.q,
+  return {.qkv = scratch.qkv,
+          .q = scratch.q,
           .k_cache = layer.k_cache,
           .v_cache = layer.v_cache,
           .block_table = inputs.block_table,
           .seq_slot = inputs.seq_slot,
           .q_start = inputs.q_start,
           .context = inputs.context,
+          .positions = inputs.positions,
+          .kv_index = inputs.kv_index,
+          .rotation = RotationOf(layer, context, shape),
+          .reads = layer.first ? CacheReads::kInOrder : CacheReads::kEarly,
           .out = scratch.out,
           .t = inputs.t,
           .s = inputs.s,
@@ -65,8 +77,10 @@ absl::Status Attention::Forward(const LayerContext& context, const AttentionShap
                                 const Residual& residual, const Weight& norm,
                                 const Weight& next_norm) const {
   RETURN_IF_ERROR(qkv.Forward(context, residual, norm, scratch.qkv));
-  RETURN_IF_ERROR(
-      context.ops->rope_kv_write(RopeArgs(*this, context, shape, inputs, scratch), context.stream));
+  if (inputs.s > inputs.decode_sequences) {
+    RETURN_IF_ERROR(context.ops->rope_kv_write(RopeArgs(*this, context, shape, inputs, scratch),
+                                               context.stream));
+  }
   RETURN_IF_ERROR(context.ops->paged_attention(
       AttentionArgs(*this, context, shape, inputs, scratch), context.stream));
   return o.Add(context, scratch.out, residual, next_norm);

@@ -32,6 +32,9 @@ struct Attention {
   Weight q_norm, k_norm;    // empty: the family has none
   void* k_cache = nullptr;  // [blocks, g, block_size, e]
   void* v_cache = nullptr;
+  // Of this rank's layers; its attention orders the memory accesses of a step (CacheReads in
+  // kernels/attention/paged_attention.h).
+  bool first = true;
 
   // residual += attention(norm(residual)); `next_norm` as in RowParallelLinear.
   absl::Status Forward(const LayerContext& context, const AttentionShape& shape,

@@ -58,6 +58,7 @@ absl::Status Decoder::AddLayer(int64_t index, const WeightMap& weights) {
   const int64_t local = index - spec_.shard.layers.begin;
   layer.attention.k_cache = Offset(spec_.buffers.kv, 2 * local * cache_bytes);
   layer.attention.v_cache = Offset(spec_.buffers.kv, (2 * local + 1) * cache_bytes);
+  layer.attention.first = local == 0;
   layers_.push_back(layer);
   return absl::OkStatus();
 }

@@ -10,7 +10,6 @@ namespace tessera {
 
 struct AttentionGpu {
   int sm_count = 0;
-  int block_shared_bytes = 0;  // shared memory that a block can have
 };
 
 // Enqueues attention of the first args.decode_sequences rows, and zeros for rows behind them that

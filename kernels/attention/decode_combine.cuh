@@ -1,18 +1,20 @@
-// Adding the sums of a context's chunks, in their order. The decode kernel does it in registers for
-// the chunks that one block has, and the combine kernel for the rest: with the same operations, so
-// that the result does not show which did what.
+// Adding the sums of a context's chunks, in their order: in registers for the chunks that one block
+// has from the context's first on, else by the last of its blocks to finish. Both use the same
+// operations, so that the result does not show which block did what.
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
+#include "kernels/attention/decode_block.cuh"
 #include "kernels/attention/decode_schedule.cuh"
-#include "kernels/device/launch.cuh"
 #include "kernels/device/mma.cuh"
-#include "kernels/device/reduce.cuh"
-#include "kernels/device/visit_dtype.cuh"
 
 namespace tessera {
+
+// Chunks of each region that have been saved. All zero whenever no decode kernel runs: the block
+// that adds up a region's chunks clears its counter.
+constexpr int kMaxRegions = 4096;
+__device__ int32_t saved_chunks[kMaxRegions];
 
 // Sums are relative to 2^max; these bring both to the common maximum.
 struct FoldFactors {
@@ -26,78 +28,79 @@ __device__ __forceinline__ float Fold(float before, float next, const FoldFactor
   return __fmaf_rn(next, f.next, __fmul_rn(before, f.before));
 }
 
-// Adds up the chunks of one row of a region: grid (regions * rows), block kE, a thread for each
-// element. Chunks pass in batches of kBatch: all of a batch's loads are under way at once, and lane
-// i works out the factors of chunks i and i + 32 for the whole warp.
-template <typename T, int kE>
-__global__ void __launch_bounds__(kE) DecodeCombineKernel(const __grid_constant__ DecodeParams p) {
-  constexpr int kBatch = 2 * kWarp, kGroup = 8;
-  constexpr float kLowest = -std::numeric_limits<float>::infinity();
-  LetNextStart();
-  __shared__ float4 terms_of_warp[kE / kWarp][kBatch];  // factors, denominator, whether it counts
-  float4* const terms = terms_of_warp[threadIdx.x / kWarp];
-  const int lane = threadIdx.x % kWarp;
-  const int region = blockIdx.x / p.rows, row = blockIdx.x % p.rows;
-  // With a region for each head the loads of the chunks do not wait for the record.
-  int sequence = p.region_per_head ? region / p.heads : -1, head = region % p.heads;
-  int chunks = sequence < 0 ? 0 : CutContext(VisibleTokens(p, sequence), p.cut).chunks;
-  WaitForPrevious();
-  const RegionRecord record = p.records[region];
-  if (!p.region_per_head && record.sequence >= 0) {
-    sequence = record.sequence;
-    head = record.head;
-    chunks = CutContext(VisibleTokens(p, sequence), p.cut).chunks;
-  }
-  if (chunks <= 1) return;
+// sum, state = those followed by a chunk.
+__device__ __forceinline__ void AddPiece(const float4& chunk_sum, const float2& chunk_state,
+                                         float4& sum, float2& state) {
+  const FoldFactors f = FactorsOf(state.x, chunk_state.x);
+  sum = {Fold(sum.x, chunk_sum.x, f), Fold(sum.y, chunk_sum.y, f), Fold(sum.z, chunk_sum.z, f),
+         Fold(sum.w, chunk_sum.w, f)};
+  state = {f.max, Fold(state.y, chunk_state.y, f)};
+}
 
-  float sum = 0.f, l = 0.f, max = kLowest;
-  for (int base = 0; base < chunks; base += kBatch) {
-    float next[kBatch];
-    float2 state[kBatch / kWarp];
-    const int64_t first = p.Slot(region, base);
-    const int last = chunks - 1 - base;
+template <int kE, int kTiles>
+__device__ __forceinline__ void AddChunk(const RunState<kE, kTiles>& chunk,
+                                         RunState<kE, kTiles>& run) {
 #pragma unroll
-    for (int i = 0; i < kBatch / kWarp; ++i)
-      state[i] = __ldcg(p.states + (first + min(i * kWarp + lane, last)) * p.rows + row);
-#pragma unroll
-    for (int i = 0; i < kBatch; i += kGroup) {
-      if (i > last) break;
-#pragma unroll
-      for (int j = i; j < i + kGroup; ++j)
-        next[j] = __ldcg(p.partials + ((first + min(j, last)) * p.rows + row) * kE + threadIdx.x);
-    }
-    if (record.sequence < 0) return;
-#pragma unroll
-    for (int part = 0; part < kBatch; part += kWarp) {
-      if (part > last) break;
-      const int chunk = base + part + lane;
-      const bool counts = chunk == 0 || (chunk >= record.folded && chunk < chunks);
-      const float own_max = counts ? state[part / kWarp].x : kLowest;
-      float upto = fmaxf(own_max, max);  // the maximum of this chunk and all before
-      for (int step = 1; step < kWarp; step *= 2)
-        upto = fmaxf(upto, __shfl_up_sync(~0u, upto, step));
-      float before = __shfl_up_sync(~0u, upto, 1);
-      if (lane == 0) before = max;
-      const FoldFactors own = FactorsOf(before, own_max);
-      max = __shfl_sync(~0u, upto, kWarp - 1);
-      terms[part + lane] = {own.before, own.next, state[part / kWarp].y, counts ? 1.f : 0.f};
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (i % kGroup == 0 && i > last) break;
-      const float4 term = terms[i];
-      const FoldFactors f{0.f, term.x, term.y};
-      // Without a branch, so that the reads of later terms need not wait.
-      sum = term.w != 0.f ? Fold(sum, next[i], f) : sum;
-      l = term.w != 0.f ? Fold(l, term.z, f) : l;
-    }
-    __syncwarp();
+  for (int i = 0; i < RunState<kE, kTiles>::kVecs; ++i)
+    AddPiece(chunk.sum[i], chunk.state[i], run.sum[i], run.state[i]);
+}
+
+template <int kE, int kTiles>
+__device__ __forceinline__ void SavePartial(const DecodeParams& p,
+                                            const RunState<kE, kTiles>& state, int rows,
+                                            int64_t slot) {
+  const int64_t at = slot * p.rows;
+  ForPieces<kE, kTiles>(rows, [&](int i, int row, int column) {
+    reinterpret_cast<float4*>(p.partials)[(at + row) * (kE / 4) + column] = state.sum[i];
+    if (column == 0) p.states[at + row] = state.state[i];
+  });
+}
+
+// Says that the block has saved `count` more chunks of the region. True for all threads of the
+// block that saved the last of `total`, which then sees what the others saved.
+__device__ __forceinline__ bool LastToSave(int region, int count, int total) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(&saved_chunks[region], count) + count == total;
+    if (last) saved_chunks[region] = 0;
   }
-  const int kv_head = head / p.parts, of_group = head % p.parts * p.rows + row;
-  if (of_group >= p.group) return;
-  const int64_t out_row = int64_t{sequence} * p.h + kv_head * p.group + of_group;
-  static_cast<T*>(p.out)[out_row * kE + threadIdx.x] = FromFloat<T>(sum * (1.f / l));
+  __syncthreads();
+  if (last) __threadfence();
+  return last;
+}
+
+// The output of a region, all of whose chunks have been saved.
+template <typename T, int kE, int kTiles>
+__device__ __forceinline__ void CombineRegion(const DecodeParams& p, int region, int chunks,
+                                              const DecodeRun& of) {
+  constexpr int kBatch = 8;  // loads under way at once
+  const int folded = __ldcg(p.folded + region);
+  ForPieces<kE, kTiles>(of.rows, [&](int, int row, int column) {
+    const auto sum_at = [&](int chunk) {
+      const int64_t at = p.Slot(region, chunk) * p.rows + row;
+      return __ldcg(reinterpret_cast<const float4*>(p.partials) + at * (kE / 4) + column);
+    };
+    const auto state_at = [&](int chunk) {
+      return __ldcg(p.states + p.Slot(region, chunk) * p.rows + row);
+    };
+    float4 sum = sum_at(0);
+    float2 state = state_at(0);
+    for (int base = folded; base < chunks; base += kBatch) {
+      float4 sums[kBatch];
+      float2 states[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        sums[i] = sum_at(min(base + i, chunks - 1));
+        states[i] = state_at(min(base + i, chunks - 1));
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i)
+        if (base + i < chunks) AddPiece(sums[i], states[i], sum, state);
+    }
+    SavePiece<T, kE>(p, of.first_row + row, column, sum, state.y);
+  });
 }
 
 }  // namespace tessera

@@ -8,27 +8,28 @@
 #include "kernels/attention/paged_attention_config.h"
 #include "kernels/attention/paged_kv.cuh"
 #include "kernels/device/reduce.cuh"
+#include "kernels/rope/rope_kv_write.h"
 
 namespace tessera {
 
-// What is known of a region of scratch, once a block has taken the first chunk of the (sequence,
-// head) it is for: chunks [0, folded) are summed in the region's slot 0, and each chunk from
-// `folded` on is in the slot of its number. A sequence of -1: the region holds nothing.
-struct RegionRecord {
-  int32_t sequence, head, folded, unused;
-};
+constexpr int kDecodeWarps = 4;
+constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 
 struct DecodeParams {
   PagedKv kv;
-  const void* q;
-  void* out;
-  const int32_t *seq_slot, *context;
-  float* partials;        // [regions, max_chunks, rows, e]: sums of chunks, not yet divided
-  float2* states;         // [regions, max_chunks, rows]: their maximum (base 2) and denominator
-  RegionRecord* records;  // [regions]
+  const void* qkv;  // raw rows, one for each sequence
+  void *k_cache, *v_cache, *out;
+  const int32_t *seq_slot, *context, *positions;
+  const int64_t* kv_index;
+  HeadRotation rotation;
+  float* partials;  // [regions, max_chunks, rows, e]: sums of chunks, not yet divided
+  float2* states;   // [regions, max_chunks, rows]: their maximum (base 2) and denominator
+  int32_t* folded;  // [regions]: chunks [0, folded) are summed in slot 0 of the region
   int32_t sequences, zero_rows;  // zero_rows follow the sequences' rows
   int32_t h, group, parts, rows, heads;
-  bool region_per_head;  // else one for each block
+  uint32_t blocks_per_sm;  // divides the grid
+  bool region_per_head;    // else one for each block
+  bool early;              // CacheReads::kEarly
   CutRule cut;
   float scale_log2;  // scale * log2(e)
 
@@ -76,6 +77,17 @@ struct ChunkCursor {
   }
 };
 
+// The query rows of a (sequence, head), of [sequences * h], and their kv head.
+struct DecodeRun {
+  int64_t first_row;
+  int rows, kv_head;
+};
+__device__ __forceinline__ DecodeRun RunAt(const DecodeParams& p, const ChunkCursor& at) {
+  const int kv_head = at.head / p.parts, first = at.head % p.parts * p.rows;
+  return {int64_t{at.sequence} * p.h + kv_head * p.group + first, min(p.rows, p.group - first),
+          kv_head};
+}
+
 struct BlockRange {
   ChunkCursor first;
   uint32_t end = 0;   // the range holds chunks that start before this
@@ -110,7 +122,11 @@ __device__ __forceinline__ BlockRange FindBlockRange(const DecodeParams& p) {
   total = BlockReduce<SumOp, kThreads>(total, scratch);
   BlockRange range;
   range.size = max(1u, (total + gridDim.x - 1) / gridDim.x);
-  const uint32_t begin = range.size * blockIdx.x;
+  // Blocks that share a multiprocessor, by the usual order of launch, take neighbouring ranges:
+  // what one has too much, from rounding to whole chunks, another has too little.
+  const uint32_t columns = gridDim.x / p.blocks_per_sm;
+  const uint32_t begin =
+      range.size * (blockIdx.x % columns * p.blocks_per_sm + blockIdx.x / columns);
   range.end = min(total, begin + range.size);
   range.first.sequence = p.sequences;
   if (begin >= range.end) return range;

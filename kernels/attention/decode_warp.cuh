@@ -1,10 +1,11 @@
-// What one warp of the decode kernel does: loads units of 16 tokens into its ring of shared memory,
+// What one warp of a decode kernel does: loads units of 16 tokens into its ring of shared memory,
 // and multiplies the query rows with them.
 #pragma once
 
 #include <cstdint>
 #include <limits>
 
+#include "kernels/attention/decode_rotate.cuh"
 #include "kernels/attention/decode_schedule.cuh"
 #include "kernels/attention/paged_kv.cuh"
 #include "kernels/device/mma.cuh"
@@ -12,55 +13,112 @@
 
 namespace tessera {
 
-// With 8 warps and rings of 24 KiB (e = 128), a multiprocessor has 128 KiB under way while it
-// computes; 4.5 TB/s over 132 of them at 1 us of latency needs 34 KiB.
-constexpr int kDecodeWarps = 8;
-constexpr int kDecodeThreads = kDecodeWarps * kWarp;
-
-// kRingBytes: of one warp, 24 KiB where a block may have 192 KiB of shared memory, else 16.
-template <int kE, int kRingBytes>
+// A warp's ring. Keys and values of a unit are waited for and replaced on their own, so that even
+// with one stage (e = 128, 8 KiB) one of the two is always under way.
+template <int kE, int kKiB>
 struct DecodeRing {
+  static constexpr int kBytes = kKiB * 1024;
   static constexpr int kTileBytes = ContextCut::kUnitTokens * kE * 2;  // of k, then of v
   static constexpr int kStageBytes = 2 * kTileBytes;
-  static constexpr int kStages = kRingBytes / kStageBytes;
+  static constexpr int kStages = kBytes / kStageBytes;
+  static constexpr int kPending = 2 * kStages - 1;  // copies behind the one waited for
 };
 
-// Walks the chunks of a block's range ahead of the arithmetic. Each call of LoadNext() starts the
-// copies of the warp's next unit, into the stages of its ring in turn, and commits them as one
-// group (an empty one at the end of the range).
-template <int kE, int kRingBytes>
-class UnitLoader {
-  using Ring = DecodeRing<kE, kRingBytes>;
+// Starts copying a tile of 16 tokens, of which the first `cached` count; the others are zeros in
+// shared memory: what lies behind a context may be anything.
+template <int kE>
+__device__ __forceinline__ void CopyTile(uint32_t to, const void* cache, int run, int cached) {
+  constexpr int kPieces = kE / 8;
+  const char* from =
+      static_cast<const char*>(cache) + int64_t{run} * (ContextCut::kUnitTokens * kE * 2);
+#pragma unroll
+  for (int i = 0; i < kE / 16; ++i) {
+    const int piece = static_cast<int>(threadIdx.x) % kWarp + i * kWarp, row = piece / kPieces;
+    CopyAsync16(to + SwizzledBytes<kE>(row, piece % kPieces), from + piece * 16, row < cached);
+  }
+}
 
+// Cached tokens from the start of a chunk's unit on. The newest token is not among them: the kernel
+// itself puts that in place.
+__device__ __forceinline__ int CachedFrom(const ChunkCursor& at, int unit) {
+  return at.tokens - (at.FirstUnit() + unit) * ContextCut::kUnitTokens - 1;
+}
+
+// For lane i, where the i-th of the warp's units from `unit` on lies (those of a warp are
+// kDecodeWarps apart).
+__device__ __forceinline__ int LookUpUnits(const DecodeParams& p, const ChunkCursor& at, int unit) {
+  unit += static_cast<int>(threadIdx.x) % kWarp * kDecodeWarps;
+  if (unit >= at.Units()) return 0;
+  return KvRun(p.kv, p.seq_slot[at.sequence], at.head / p.parts,
+               (at.FirstUnit() + unit) * ContextCut::kUnitTokens);
+}
+
+// Each pair of calls of LoadNextKeys() and LoadNextValues() starts the copies of the warp's next
+// unit of one chunk, into the stages of its ring in turn, each committed as one group (an empty one
+// at the end).
+template <int kE, typename RingType>
+class ChunkLoader {
  public:
-  __device__ __forceinline__ UnitLoader(const DecodeParams& p, const BlockRange& range,
-                                        uint32_t ring)
-      : p_(p), range_(range), ring_(ring), at_(range.first), ahead_(range.first) {}
+  using Ring = RingType;
+  __device__ __forceinline__ ChunkLoader(const DecodeParams& p, const ChunkCursor& at,
+                                         uint32_t ring)
+      : p_(p), at_(at), ring_(ring), unit_(threadIdx.x / kWarp) {}
 
-  // Brings what the first calls of LoadNext() will most likely copy into L2. May run before the
-  // kernels ahead have finished: should one of them still change the block table, this fetches
-  // something of no use.
-  __device__ __forceinline__ void PrefetchFirst() const {
-    constexpr int kLineBytes = 128;
-    const int runs = LookUp(at_, 0), lane = threadIdx.x % kWarp;
-    const int units =
-        (at_.Units() - static_cast<int>(threadIdx.x) / kWarp + kDecodeWarps - 1) / kDecodeWarps;
-    for (int i = 0; i < min(units, Ring::kStages - 1); ++i) {
-      const int64_t from = int64_t{__shfl_sync(~0u, runs, i)} * Ring::kTileBytes;
-      for (int at = lane * kLineBytes; at < Ring::kTileBytes; at += kWarp * kLineBytes) {
-        PrefetchToL2(static_cast<const char*>(p_.kv.k) + from + at);
-        PrefetchToL2(static_cast<const char*>(p_.kv.v) + from + at);
-      }
+  // Once, before the first load: fills the ring.
+  __device__ __forceinline__ void Begin() {
+    runs_ = LookUpUnits(p_, at_, unit_);
+    for (int i = 0; i < Ring::kStages; ++i) {
+      LoadNextKeys();
+      LoadNextValues();
     }
   }
 
-  // Once, before the first LoadNext().
+  __device__ __forceinline__ void LoadNextKeys() {
+    if (unit_ < at_.Units()) {
+      if (count_ > 0 && count_ % kWarp == 0) runs_ = LookUpUnits(p_, at_, unit_);
+      run_ = __shfl_sync(~0u, runs_, count_ % kWarp);
+      CopyTile<kE>(ring_ + stage_ * Ring::kStageBytes, p_.kv.k, run_, CachedFrom(at_, unit_));
+    }
+    CommitCopies();
+  }
+
+  __device__ __forceinline__ void LoadNextValues() {
+    if (unit_ < at_.Units())
+      CopyTile<kE>(ring_ + stage_ * Ring::kStageBytes + Ring::kTileBytes, p_.kv.v, run_,
+                   CachedFrom(at_, unit_));
+    CommitCopies();
+    unit_ += kDecodeWarps;
+    ++count_;
+    stage_ = stage_ + 1 == Ring::kStages ? 0 : stage_ + 1;
+  }
+
+ private:
+  const DecodeParams& p_;
+  const ChunkCursor& at_;
+  const uint32_t ring_;
+  int unit_, count_ = 0, stage_ = 0, runs_ = 0, run_ = 0;
+};
+
+// The same over all chunks of a block's range: it walks ahead of the arithmetic.
+template <int kE, typename RingType>
+class RangeLoader {
+ public:
+  using Ring = RingType;
+  __device__ __forceinline__ RangeLoader(const DecodeParams& p, const BlockRange& range,
+                                         uint32_t ring)
+      : p_(p), range_(range), ring_(ring), at_(range.first), ahead_(range.first) {}
+
+  // Once, before the first load: fills the ring.
   __device__ __forceinline__ void Begin() {
     runs_ = LookUp(at_, 0);
     StepAhead();
+    for (int i = 0; i < Ring::kStages; ++i) {
+      LoadNextKeys();
+      LoadNextValues();
+    }
   }
 
-  __device__ __forceinline__ void LoadNext() {
+  __device__ __forceinline__ void LoadNextKeys() {
     const int warp = threadIdx.x / kWarp;
     while (live_ && unit_ + warp >= at_.Units()) {
       at_ = ahead_;
@@ -72,45 +130,31 @@ class UnitLoader {
     if (live_) {
       const int step = unit_ / kDecodeWarps;
       if (step > 0 && step % kWarp == 0) runs_ = LookUp(at_, unit_);
-      const int run = __shfl_sync(~0u, runs_, step % kWarp);
-      Copy(run, at_.tokens - (at_.FirstUnit() + unit_ + warp) * ContextCut::kUnitTokens);
+      run_ = __shfl_sync(~0u, runs_, step % kWarp);
+      cached_ = CachedFrom(at_, unit_ + warp);
       unit_ += kDecodeWarps;
+      CopyTile<kE>(ring_ + stage_ * Ring::kStageBytes, p_.kv.k, run_, cached_);
     }
+    CommitCopies();
+  }
+
+  __device__ __forceinline__ void LoadNextValues() {
+    if (live_)
+      CopyTile<kE>(ring_ + stage_ * Ring::kStageBytes + Ring::kTileBytes, p_.kv.v, run_, cached_);
     CommitCopies();
     stage_ = stage_ + 1 == Ring::kStages ? 0 : stage_ + 1;
   }
 
  private:
-  // Lane i: where the i-th of the warp's units from `unit` on lies. Looked up a chunk ahead, since
-  // the block table may come from device memory.
+  // Looked up a chunk ahead, since the block table may come from device memory.
   __device__ __forceinline__ int LookUp(const ChunkCursor& at, int unit) const {
-    unit += (threadIdx.x % kWarp) * kDecodeWarps + threadIdx.x / kWarp;
-    if (!range_.Holds(p_, at) || unit >= at.Units()) return 0;
-    return KvRun(p_.kv, p_.seq_slot[at.sequence], at.head / p_.parts,
-                 (at.FirstUnit() + unit) * ContextCut::kUnitTokens);
+    if (!range_.Holds(p_, at)) return 0;
+    return LookUpUnits(p_, at, unit + static_cast<int>(threadIdx.x) / kWarp);
   }
 
   __device__ __forceinline__ void StepAhead() {
     if (ahead_.sequence < p_.sequences) ahead_.Advance(p_);
     ahead_runs_ = LookUp(ahead_, 0);
-  }
-
-  // Tokens from `left` on are zeros in shared memory: what lies behind a context may be anything.
-  __device__ __forceinline__ void Copy(int run, int left) const {
-    constexpr int kPieces = kE / 8;
-    const int lane = threadIdx.x % kWarp;
-    const uint32_t to = ring_ + stage_ * Ring::kStageBytes;
-    const int64_t from = int64_t{run} * Ring::kTileBytes;
-    const char* k = static_cast<const char*>(p_.kv.k) + from;
-    const char* v = static_cast<const char*>(p_.kv.v) + from;
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int i = 0; i < kE / 16; ++i) {
-        const int piece = lane + i * kWarp, row = piece / kPieces;
-        CopyAsync16(to + half * Ring::kTileBytes + SwizzledBytes<kE>(row, piece % kPieces),
-                    (half == 0 ? k : v) + piece * 16, row < left);
-      }
   }
 
   const DecodeParams& p_;
@@ -119,76 +163,97 @@ class UnitLoader {
   ChunkCursor at_, ahead_;
   int runs_ = 0, ahead_runs_ = 0;
   int unit_ = 0;  // of warp 0 in the chunk; this warp's is `warp` later
+  int run_ = 0, cached_ = 0;
   int stage_ = 0;
   bool live_ = true;
 };
 
-// Where a warp's sum of a query row and column is published, in floats: columns are turned so that
-// rows fall into different banks.
+// Floats from a row of a warp's sums to the next: what a warp writes at once falls into different
+// banks.
 template <int kE>
-__device__ __forceinline__ int SumAt(int row, int column) {
-  return row * kE + (column ^ ((row & 3) * 8));
-}
+constexpr int kSumStride = kE + 4;
 
-// Softmax state of up to 16 query rows over the units that a warp has seen: fragments as in
-// mma.cuh, rows lane / 4 and lane / 4 + 8. `l` is this lane's part of the row's denominator.
-template <typename T, int kE>
-struct WarpRows16 {
-  static constexpr int kTileBytes = ContextCut::kUnitTokens * kE * 2;
+// Softmax state of up to 8 * kTiles query rows over the units that a warp has seen. The rows are
+// the columns of the products (k q^T, then v^T p^T), since tiles of 16 rows would be half empty for
+// the usual groups. This lane's rows of a tile are c = lane % 4 * 2 and c + 1; `l` is its part of
+// their denominators.
+template <typename T, int kE, int kTiles>
+struct WarpRows {
+  static constexpr int kRows = 8 * kTiles;
 
-  static constexpr int kRows = 16;
-  uint32_t q[kE / 16][4];
-  float o[kE / 8][4];
-  float m[2], l[2];
-
-  // Rows from `rows` on are zeros.
-  __device__ __forceinline__ void LoadQuery(const T* rows_of_q, int rows) {
-    const int lane = threadIdx.x % kWarp, row = lane / 4;
-    const auto* words = reinterpret_cast<const uint32_t*>(rows_of_q);
-#pragma unroll
-    for (int i = 0; i < kE / 16; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int r = row + (j & 1) * 8, word = i * 8 + (j >> 1) * 4 + lane % 4;
-        q[i][j] = r < rows ? words[r * (kE / 2) + word] : 0;
-      }
-  }
+  QueryFragments<kE, kTiles> query;
+  float o[kTiles][kE / 16][4];  // columns lane / 4 and lane / 4 + 8 of 16, of rows c and c + 1
+  float m[kTiles][2], l[kTiles][2];
 
   __device__ __forceinline__ void Clear() {
 #pragma unroll
-    for (int i = 0; i < kE / 8; ++i) o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0.f;
-    m[0] = m[1] = -std::numeric_limits<float>::infinity();
-    l[0] = l[1] = 0.f;
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < kE / 16; ++i)
+        o[tile][i][0] = o[tile][i][1] = o[tile][i][2] = o[tile][i][3] = 0.f;
+      m[tile][0] = m[tile][1] = -std::numeric_limits<float>::infinity();
+      l[tile][0] = l[tile][1] = 0.f;
+    }
   }
 
-  // Takes the 16 tokens of a stage, of which the first `left` count (all, if more).
-  __device__ __forceinline__ void Attend(uint32_t stage, int left, float scale_log2) {
-    float s[2][4];  // of tokens 0-7 and 8-15
-    Scores(stage, s);
+  // s = the rows' products with the 16 keys: of tokens lane / 4 + j / 2 * 8 and rows c + j % 2.
+  __device__ __forceinline__ void Scores(uint32_t keys, float (&s)[kTiles][4]) const {
     const int lane = threadIdx.x % kWarp;
+    float odd[kTiles][4];  // half of the products in a chain of their own, for latency
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const bool counts = i * 8 + lane % 4 * 2 + (j & 1) < left;
-        s[i][j] = counts ? s[i][j] * scale_log2 : -std::numeric_limits<float>::infinity();
-      }
+      for (int j = 0; j < 4; ++j) s[tile][j] = odd[tile][j] = 0.f;
+#pragma unroll
+    for (int i = 0; i < kE / 16; ++i) {
+      uint32_t k[4];
+      LoadMatrices(keys + SwizzledBytes<kE>(lane % 16, i * 2 + lane / 16), k);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile)
+        MultiplyAdd<T>(i % 2 == 0 ? s[tile] : odd[tile], k, query.q[tile][i][0],
+                       query.q[tile][i][1]);
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) s[tile][j] += odd[tile][j];
+  }
+
+  // Takes the scores of 16 tokens into the state, of which the first `left` count (all, if more);
+  // they become the exponentials.
+  __device__ __forceinline__ void Exponentials(int left, float scale_log2, float (&s)[kTiles][4]) {
+    const int token = threadIdx.x % kWarp / 4;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        s[tile][j] = token + j / 2 * 8 < left ? s[tile][j] * scale_log2
+                                              : -std::numeric_limits<float>::infinity();
     Rescale(s);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      s[0][j] = Exp2(s[0][j] - m[j / 2]);
-      s[1][j] = Exp2(s[1][j] - m[j / 2]);
-      l[j / 2] += s[0][j] + s[1][j];
-    }
-    const uint32_t p[4] = {PackHalves<T>(s[0][0], s[0][1]), PackHalves<T>(s[0][2], s[0][3]),
-                           PackHalves<T>(s[1][0], s[1][1]), PackHalves<T>(s[1][2], s[1][3])};
-    const int row = lane % 8 + (lane / 8 & 1) * 8;
+    for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
-    for (int j = 0; j < kE / 16; ++j) {
+      for (int j = 0; j < 4; ++j) {
+        s[tile][j] = Exp2(s[tile][j] - m[tile][j % 2]);
+        l[tile][j % 2] += s[tile][j];
+      }
+  }
+
+  __device__ __forceinline__ void AddValues(uint32_t values, const float (&s)[kTiles][4]) {
+    const int lane = threadIdx.x % kWarp, row = lane % 8 + lane / 16 * 8;
+    uint32_t p[kTiles][2];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      p[tile][0] = TransposeMatrix(PackHalves<T>(s[tile][0], s[tile][1]));
+      p[tile][1] = TransposeMatrix(PackHalves<T>(s[tile][2], s[tile][3]));
+    }
+#pragma unroll
+    for (int i = 0; i < kE / 16; ++i) {
       uint32_t v[4];
-      LoadMatricesTransposed(stage + kTileBytes + SwizzledBytes<kE>(row, j * 2 + lane / 16), v);
-      MultiplyAdd<T>(o[j * 2], p, v[0], v[1]);
-      MultiplyAdd<T>(o[j * 2 + 1], p, v[2], v[3]);
+      LoadMatricesTransposed(values + SwizzledBytes<kE>(row, i * 2 + (lane / 8 & 1)), v);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile)
+        MultiplyAdd<T>(o[tile][i], v, p[tile][0], p[tile][1]);
     }
   }
 
@@ -196,56 +261,50 @@ struct WarpRows16 {
   __device__ __forceinline__ void Publish(int rows, float* sums, float2* states) const {
     const int lane = threadIdx.x % kWarp;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = lane / 4 + half * 8;
-      float sum = l[half];
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sum += __shfl_xor_sync(~0u, sum, 2);
-      if (row >= rows) continue;
-      if (lane % 4 == 0) states[row] = {m[half], sum};
+    for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
-      for (int j = 0; j < kE / 8; ++j)
-        *reinterpret_cast<float2*>(sums + SumAt<kE>(row, j * 8 + lane % 4 * 2)) = {
-            o[j][half * 2], o[j][half * 2 + 1]};
-    }
+      for (int i = 0; i < 2; ++i) {
+        const int row = tile * 8 + lane % 4 * 2 + i;
+        float sum = l[tile][i];
+        for (int step = 4; step < kWarp; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+        if (row >= rows) continue;
+        if (lane < 4) states[row] = {m[tile][i], sum};
+        float* const to = sums + row * kSumStride<kE> + lane / 4;
+#pragma unroll
+        for (int j = 0; j < kE / 16; ++j) {
+          to[j * 16] = o[tile][j][i];
+          to[j * 16 + 8] = o[tile][j][i + 2];
+        }
+      }
   }
 
  private:
-  __device__ __forceinline__ void Scores(uint32_t stage, float (&s)[2][4]) const {
-    const int lane = threadIdx.x % kWarp, row = lane % 8 + lane / 16 * 8;
-    float odd[2][4] = {};  // half of the products in a chain of their own, for latency
-#pragma unroll
-    for (int j = 0; j < 4; ++j) s[0][j] = s[1][j] = 0.f;
-#pragma unroll
-    for (int i = 0; i < kE / 16; ++i) {
-      uint32_t k[4];
-      LoadMatrices(stage + SwizzledBytes<kE>(row, i * 2 + (lane / 8 & 1)), k);
-      MultiplyAdd<T>(i % 2 == 0 ? s[0] : odd[0], q[i], k[0], k[1]);
-      MultiplyAdd<T>(i % 2 == 0 ? s[1] : odd[1], q[i], k[2], k[3]);
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) s[0][j] += odd[0][j], s[1][j] += odd[1][j];
-  }
-
   // Brings the state to a maximum that covers `s` too.
-  __device__ __forceinline__ void Rescale(const float (&s)[2][4]) {
-    float max[2];
+  __device__ __forceinline__ void Rescale(const float (&s)[kTiles][4]) {
+    float max[kTiles][2];
+    bool grows = false;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      max[i] = fmaxf(fmaxf(s[0][i * 2], s[0][i * 2 + 1]), fmaxf(s[1][i * 2], s[1][i * 2 + 1]));
-      max[i] = fmaxf(max[i], __shfl_xor_sync(~0u, max[i], 1));
-      max[i] = fmaxf(max[i], __shfl_xor_sync(~0u, max[i], 2));
-    }
-    if (!__any_sync(~0u, max[0] > m[0] || max[1] > m[1])) return;
+    for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      max[i] = fmaxf(max[i], m[i]);
-      const float factor = Exp2(m[i] - max[i]);
-      m[i] = max[i];
-      l[i] *= factor;
+      for (int i = 0; i < 2; ++i) {
+        max[tile][i] = fmaxf(s[tile][i], s[tile][i + 2]);
 #pragma unroll
-      for (int j = 0; j < kE / 8; ++j) o[j][i * 2] *= factor, o[j][i * 2 + 1] *= factor;
-    }
+        for (int step = 4; step < kWarp; step *= 2)
+          max[tile][i] = fmaxf(max[tile][i], __shfl_xor_sync(~0u, max[tile][i], step));
+        grows |= max[tile][i] > m[tile][i];
+      }
+    if (!__any_sync(~0u, grows)) return;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float to = fmaxf(max[tile][i], m[tile][i]);
+        const float factor = Exp2(m[tile][i] - to);
+        m[tile][i] = to;
+        l[tile][i] *= factor;
+#pragma unroll
+        for (int j = 0; j < kE / 16; ++j) o[tile][j][i] *= factor, o[tile][j][i + 2] *= factor;
+      }
   }
 };
 

@@ -22,6 +22,10 @@ absl::Status CheckPagedAttention(const PagedAttentionArgs& a, Device device) {
     return absl::InvalidArgumentError(
         absl::StrCat("paged_attention: decode_sequences=", a.decode_sequences, " of s=", a.s,
                      " sequences and t=", a.t, " rows"));
+  if ((a.rotation.q_norm == nullptr) != (a.rotation.k_norm == nullptr))
+    return absl::InvalidArgumentError(absl::StrCat("paged_attention: only the ",
+                                                   a.rotation.q_norm != nullptr ? "q" : "k",
+                                                   " norm weight is set, needs both or none"));
   if (device == Device::kCpu ? a.dtype != DType::kF32
                              : a.dtype != DType::kBf16 && a.dtype != DType::kF16)
     return absl::UnimplementedError(

@@ -22,23 +22,31 @@ struct CutRule {
   int32_t max_chunks = 1;  // wins over max_units
 };
 
-// How the decode kernel is laid out. The query heads of a kv head are split evenly into `parts` of
+// How a decode kernel is laid out. The query heads of a kv head are split evenly into `parts` of
 // at most kMaxRows, which one block multiplies at once; a (kv head, part) is a "head" below.
 struct DecodeLayout {
-  static constexpr int64_t kMaxRows = 16;  // M of the tensor core's tile
-  int64_t blocks = 0;                      // persistent thread blocks
-  int64_t parts = 0;                       // of a kv head's group
-  int64_t rows = 0;                        // query heads in a part; the last may have fewer
-  int64_t heads = 0;                       // g * parts
+  static constexpr int64_t kMaxRows = 16;        // two tiles of the tensor core's N
+  static constexpr int64_t kBlocksPerSm = 2;     // persistent blocks
+  static constexpr int64_t kFewBlocksPerSm = 3;  // blocks of one chunk each
+  static constexpr int64_t kMaxFewBlocks = 512;
+  int64_t blocks = 0;  // thread blocks
+  int64_t parts = 0;   // of a kv head's group
+  int64_t rows = 0;    // query heads in a part; the last may have fewer
+  int64_t heads = 0;   // g * parts
   // Places for a split context's chunks: one for each (sequence, head) if those are no more than
   // the blocks, else one for each block, since at most one context is split where a block's work
   // ends.
   int64_t regions = 0;
   bool region_per_head = true;
   CutRule cut;
-  int64_t partial_bytes = 0, state_bytes = 0, record_bytes = 0;  // of the workspace, in this order
+  int64_t partial_bytes = 0, state_bytes = 0, folded_bytes = 0;  // of the workspace, in this order
 };
+// Persistent blocks over any sequences (decode_ranges.cuh).
 DecodeLayout ChooseDecodeLayout(int sm_count, int64_t sequences, int64_t h, int64_t g, int64_t e);
+// Few sequences: a block for each chunk, all resident at once (decode_few.cuh); no workspace.
+DecodeLayout ChooseFewLayout(int sm_count, int64_t sequences, int64_t h, int64_t g);
+// Whether a step is for ChooseFewLayout(): latency then counts more than equal work for all blocks.
+bool IsFewSequences(const DecodeLayout& few_layout, int64_t sequences);
 
 // How one head of a sequence is cut.
 struct ContextCut {

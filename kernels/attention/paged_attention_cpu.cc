@@ -61,6 +61,21 @@ int64_t ScatterStride(int64_t count) {
 absl::Status PagedAttentionCpu(const PagedAttentionArgs& a, const Stream& stream) {
   RETURN_IF_ERROR(CheckPagedAttention(a, Device::kCpu));
   if (a.t == 0 || a.h == 0) return absl::OkStatus();
+  const RopeKvWriteArgs decode_rows = {.qkv = a.qkv,
+                                       .positions = a.positions,
+                                       .kv_index = a.kv_index,
+                                       .rotation = a.rotation,
+                                       .q_out = a.q,
+                                       .k_cache = a.k_cache,
+                                       .v_cache = a.v_cache,
+                                       .t = a.decode_sequences,
+                                       .h = a.h,
+                                       .g = a.g,
+                                       .e = a.e,
+                                       .block_size = a.block_size,
+                                       .cache_tokens = a.blocks * a.block_size,
+                                       .dtype = a.dtype};
+  RETURN_IF_ERROR(RopeKvWriteCpu(decode_rows, stream));
   TESSERA_CHECK(stream.pool != nullptr, "paged_attention: the stream has no CPU pool");
   const AttendRowFn attend = AttendRowForThisCpu();
   const int64_t units = a.t * a.g, stride = ScatterStride(units);

@@ -21,9 +21,6 @@ absl::StatusOr<AttentionGpu> AskGpu() {
   RETURN_IF_CUDA_ERROR(
       cudaDeviceGetAttribute(&gpu.sm_count, cudaDevAttrMultiProcessorCount, device),
       "paged_attention multiprocessors");
-  RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&gpu.block_shared_bytes,
-                                              cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-                       "paged_attention shared memory");
   return gpu;
 }
 

@@ -1,10 +1,10 @@
 #include <cstdint>
 #include <limits>
-#include <numbers>
 
 #include "common/status_macros.h"
 #include "kernels/attention/paged_kv.cuh"
 #include "kernels/attention/prefill_attention.h"
+#include "kernels/attention/prefill_attention_sm90.h"
 #include "kernels/attention/prefill_tile.cuh"
 #include "kernels/device/launch.cuh"
 #include "kernels/device/mma.cuh"
@@ -176,7 +176,7 @@ struct WarpRows {
 };
 
 // Scores of tokens that a row must not see become -infinity. `first_token` is the tile's.
-__device__ __forceinline__ void Mask(const PrefillTile& tile, int group, int first_token,
+__device__ __forceinline__ void Mask(const PrefillTile& tile, const Divisor& group, int first_token,
                                      float (&s)[kRowTiles][kTokenTiles][4]) {
   const int lane = threadIdx.x % kWarp;
   const int row = tile.first_row + static_cast<int>(threadIdx.x) / kWarp * 32 + lane / 4;
@@ -198,8 +198,8 @@ __device__ __forceinline__ void Mask(const PrefillTile& tile, int group, int fir
 template <int kE>
 __device__ __forceinline__ int64_t RowBytes(const PrefillParams& p, const PrefillTile& tile,
                                             int row) {
-  return ((int64_t{tile.q_row} + row / p.group) * p.h + tile.kv_head * p.group + row % p.group) *
-         (kE * 2);
+  const int token = p.group.Quotient(row), head = row - token * p.group.value;
+  return ((int64_t{tile.q_row} + token) * p.h + tile.kv_head * p.group.value + head) * (kE * 2);
 }
 
 template <int kE>
@@ -255,7 +255,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     PrefillAttentionKernel(const __grid_constant__ PrefillParams p) {
   extern __shared__ __align__(128) char shared[];
   LetNextStart();
-  const PrefillTile tile = FindPrefillTile<kRows>(p);
+  const PrefillTile tile =
+      FindPrefillTile<kRows>(p, 0, p.kv.kv_heads, static_cast<int>(blockIdx.x));
   WaitForPrevious();
   ZeroTailRows<kE, kThreads>(p);
   if (tile.sequence < 0) return;
@@ -285,29 +286,6 @@ __global__ void __launch_bounds__(kThreads, 2)
   SaveRows<T, kE>(p, tile, rows, shared);
 }
 
-PrefillParams ParamsOf(const PagedAttentionArgs& a) {
-  PrefillParams p{};
-  p.kv = {a.k_cache,
-          a.v_cache,
-          a.block_table,
-          static_cast<int32_t>(a.g),
-          static_cast<int32_t>(a.block_size),
-          static_cast<int32_t>(a.max_blocks),
-          static_cast<int32_t>(a.blocks)};
-  p.q = a.q;
-  p.out = a.out;
-  p.seq_slot = a.seq_slot;
-  p.q_start = a.q_start;
-  p.context = a.context;
-  p.first_sequence = static_cast<int32_t>(a.decode_sequences);
-  p.sequences = static_cast<int32_t>(a.s);
-  p.t = static_cast<int32_t>(a.t);
-  p.h = static_cast<int32_t>(a.h);
-  p.group = static_cast<int32_t>(a.h / a.g);
-  p.scale_log2 = a.scale * std::numbers::log2e_v<float>;
-  return p;
-}
-
 template <typename T, int kE>
 absl::Status Launch(const PagedAttentionArgs& a, const Stream& stream) {
   constexpr int kSharedBytes = SharedTiles<kE>::kBytes;
@@ -320,12 +298,13 @@ absl::Status Launch(const PagedAttentionArgs& a, const Stream& stream) {
   const int64_t tiles = rows / kRows + a.s - a.decode_sequences;
   const LaunchShape shape{dim3(static_cast<unsigned>(tiles * a.g)), dim3(kThreads), kSharedBytes,
                           stream.cuda};
-  return LaunchDependent("paged_attention prefill launch", kernel, shape, ParamsOf(a));
+  return LaunchDependent("paged_attention prefill launch", kernel, shape, PrefillParamsOf(a));
 }
 
 }  // namespace
 
 absl::Status LaunchPrefillAttention(const PagedAttentionArgs& a, const Stream& stream) {
+  if (ServesPrefillSm90(a)) return LaunchPrefillAttentionSm90(a, stream);
   return VisitHalf(a.dtype, "paged_attention", [&]<typename T>(TypeTag<T>) {
     if (a.e == 32) return Launch<T, 32>(a, stream);
     if (a.e == 64) return Launch<T, 64>(a, stream);

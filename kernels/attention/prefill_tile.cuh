@@ -4,11 +4,34 @@
 #pragma once
 
 #include <cstdint>
+#include <numbers>
 
+#include "kernels/attention/paged_attention.h"
 #include "kernels/attention/paged_kv.cuh"
 #include "kernels/device/reduce.cuh"
 
 namespace tessera {
+
+// Division of numbers below 2^31 by a number chosen on the host, without the 100 cycles of a
+// division (Granlund and Montgomery 1994, figure 4.1).
+struct Divisor {
+  int32_t value = 1;
+  int32_t shift = 0;
+  uint32_t factor = 1;
+
+  static Divisor Of(int32_t value) {
+    Divisor d;
+    d.value = value;
+    while ((int64_t{1} << d.shift) < value) ++d.shift;
+    const uint64_t over = (uint64_t{1} << d.shift) - static_cast<uint64_t>(value);
+    d.factor = static_cast<uint32_t>((over << 32) / static_cast<uint64_t>(value) + 1);
+    return d;
+  }
+  __device__ __forceinline__ int Quotient(int n) const {
+    const auto dividend = static_cast<uint32_t>(n);
+    return static_cast<int>((__umulhi(dividend, factor) + dividend) >> shift);
+  }
+};
 
 struct PrefillParams {
   PagedKv kv;
@@ -16,12 +39,36 @@ struct PrefillParams {
   void* out;
   const int32_t *seq_slot, *q_start, *context;
   int32_t first_sequence, sequences;  // [first, sequences) are prefill
-  int32_t t, h, group;
+  int32_t t, h;
+  Divisor group;     // query heads of a kv head
   float scale_log2;  // scale * log2(e)
 };
 
+inline PrefillParams PrefillParamsOf(const PagedAttentionArgs& a) {
+  PrefillParams p{};
+  p.kv = {a.k_cache,
+          a.v_cache,
+          a.block_table,
+          static_cast<int32_t>(a.g),
+          static_cast<int32_t>(a.block_size),
+          static_cast<int32_t>(a.max_blocks),
+          static_cast<int32_t>(a.blocks)};
+  p.q = a.q;
+  p.out = a.out;
+  p.seq_slot = a.seq_slot;
+  p.q_start = a.q_start;
+  p.context = a.context;
+  p.first_sequence = static_cast<int32_t>(a.decode_sequences);
+  p.sequences = static_cast<int32_t>(a.s);
+  p.t = static_cast<int32_t>(a.t);
+  p.h = static_cast<int32_t>(a.h);
+  p.group = Divisor::Of(static_cast<int32_t>(a.h / a.g));
+  p.scale_log2 = a.scale * std::numbers::log2e_v<float>;
+  return p;
+}
+
 struct PrefillTile {
-  int sequence = -1;  // none: the grid is an upper bound
+  int sequence = -1;  // none: grids are upper bounds
   int kv_head = 0;
   int first_row = 0;  // packed
   int rows = 0;       // packed rows of the sequence
@@ -31,26 +78,27 @@ struct PrefillTile {
   int limit = 0;      // tokens in the block table
 
   // Tokens that packed row `row` attends to.
-  __device__ __forceinline__ int Visible(int row, int group) const {
-    return min(max(before + row / group + 1, 0), limit);
+  __device__ __forceinline__ int Visible(int row, const Divisor& group) const {
+    return min(max(before + group.Quotient(row) + 1, 0), limit);
   }
 };
 
-// The tile of this block. Tiles are dealt from the last back: a sequence's last rows see most
-// context, and what starts last should be short. Every thread of a warp takes part and gets the
-// result.
+// Tile `index` of those of `heads` kv heads from `first_head` on; none (sequence -1) past the last.
+// Tiles are dealt from the last back: a sequence's last rows see most context, and what starts last
+// should be short. Every thread of a warp takes part and gets the result.
 template <int kRows>
-__device__ __forceinline__ PrefillTile FindPrefillTile(const PrefillParams& p) {
+__device__ __forceinline__ PrefillTile FindPrefillTile(const PrefillParams& p, int first_head,
+                                                       int heads, int index) {
   const int lane = threadIdx.x % kWarp;
   PrefillTile tile;
-  tile.kv_head = static_cast<int>(blockIdx.x) % p.kv.kv_heads;
-  int rank = static_cast<int>(blockIdx.x) / p.kv.kv_heads;
+  tile.kv_head = first_head + index % heads;
+  int rank = index / heads;
   for (int base = p.sequences - 1; base >= p.first_sequence; base -= kWarp) {
     const int sequence = base - lane;
     int start = 0, rows = 0;
     if (sequence >= p.first_sequence) {
       start = p.q_start[sequence];
-      rows = max(p.q_start[sequence + 1] - start, 0) * p.group;
+      rows = max(p.q_start[sequence + 1] - start, 0) * p.group.value;
     }
     const int tiles = (rows + kRows - 1) / kRows;
     int upto = tiles;
@@ -69,7 +117,7 @@ __device__ __forceinline__ PrefillTile FindPrefillTile(const PrefillParams& p) {
     tile.q_row = __shfl_sync(~0u, start, owner);
     tile.first_row = (__shfl_sync(~0u, upto, owner) - 1 - rank) * kRows;
     tile.slot = p.seq_slot[tile.sequence];
-    tile.before = p.context[tile.sequence] - tile.rows / p.group;
+    tile.before = p.context[tile.sequence] - p.group.Quotient(tile.rows);
     const int64_t most = int64_t{p.kv.max_blocks} * p.kv.block_size;
     tile.limit = tile.slot < 0 ? 0 : static_cast<int>(most < INT32_MAX ? most : INT32_MAX);
     return tile;

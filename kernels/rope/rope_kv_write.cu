@@ -3,10 +3,10 @@
 
 #include "common/status_macros.h"
 #include "kernels/device/launch.cuh"
-#include "kernels/device/mma.cuh"
 #include "kernels/device/visit_dtype.cuh"
 #include "kernels/rope/rope_kv_write.h"
 #include "kernels/rope/rope_kv_write_check.h"
+#include "kernels/rope/rotate_head.cuh"
 
 namespace tessera {
 namespace {
@@ -20,57 +20,27 @@ struct RopeParams {
   const void* qkv;
   const int32_t* positions;
   const int64_t* kv_index;
-  const float* inv_freq;
-  const void *q_norm, *k_norm;
+  HeadRotation rotation;
   void *q_out, *k_cache, *v_cache;
   int64_t cache_tokens;
   int32_t h, g, block_size;
-  float rope_scale, norm_eps;
 };
-
-// A head's four elements of one lane: x[2l], x[2l + 1] and their partners half a head further.
-struct Quad {
-  float2 low, high;
-};
-
-template <typename T>
-__device__ __forceinline__ Quad LoadQuad(const T* head, int lane, int half) {
-  const auto* words = reinterpret_cast<const uint32_t*>(head);
-  return {UnpackHalves<T>(words[lane]), UnpackHalves<T>(words[lane + half / 2])};
-}
-
-template <typename T>
-__device__ __forceinline__ void StoreQuad(T* head, int lane, int half, const Quad& x) {
-  auto* words = reinterpret_cast<uint32_t*>(head);
-  words[lane] = PackHalves<T>(x.low.x, x.low.y);
-  words[lane + half / 2] = PackHalves<T>(x.high.x, x.high.y);
-}
-
-template <typename T, int kE>
-__device__ __forceinline__ Quad Normalised(Quad x, const T* weight, int lane, float eps) {
-  float sum = x.low.x * x.low.x + x.low.y * x.low.y + x.high.x * x.high.x + x.high.y * x.high.y;
-  for (int step = kE / 8; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  const float scale = rsqrtf(sum / kE + eps);
-  const Quad w = LoadQuad(weight, lane, kE / 2);
-  return {{w.low.x * (x.low.x * scale), w.low.y * (x.low.y * scale)},
-          {w.high.x * (x.high.x * scale), w.high.y * (x.high.y * scale)}};
-}
 
 // Grid (t, parts of the heads), block kThreads. kE / 4 lanes own a head, four elements each, so a
 // warp takes 1, 2 or 4 heads at a time; heads are q, k, v in the order of a qkv row.
 template <typename T, int kE>
 __global__ void __launch_bounds__(kThreads) RopeKvWriteKernel(RopeParams p) {
-  constexpr int kLanes = kE / 4, kHalf = kE / 2;
+  constexpr int kLanes = kE / 4;
   const int lane = threadIdx.x % kLanes;
   LetNextStart();
-  const float frequency0 = p.inv_freq[2 * lane], frequency1 = p.inv_freq[2 * lane + 1];
+  const HeadRotation& r = p.rotation;
+  const float frequency0 = r.inv_freq[2 * lane], frequency1 = r.inv_freq[2 * lane + 1];
   WaitForPrevious();
   const int64_t token = blockIdx.x;
-  const auto position = static_cast<float>(p.positions[token]);
-  float2 sin, cos;
-  sincosf(position * frequency0, &sin.x, &cos.x);
-  sincosf(position * frequency1, &sin.y, &cos.y);
-  sin.x *= p.rope_scale, sin.y *= p.rope_scale, cos.x *= p.rope_scale, cos.y *= p.rope_scale;
+  const int position = p.positions[token];
+  const float2 turn0 = TurnAt(position, frequency0, r.scale);
+  const float2 turn1 = TurnAt(position, frequency1, r.scale);
+  const float4 turn{turn0.x, turn0.y, turn1.x, turn1.y};
   const int64_t index = p.kv_index[token];
   const bool cached = index >= 0 && index < p.cache_tokens;
   const int64_t block = cached ? index / p.block_size : 0, offset = index - block * p.block_size;
@@ -83,15 +53,13 @@ __global__ void __launch_bounds__(kThreads) RopeKvWriteKernel(RopeParams p) {
     const int head = first + pass * step;
     const bool present = head < heads;
     const bool is_q = head < p.h, is_v = head >= p.h + p.g;
-    Quad x = LoadQuad(row + (present ? head : 0) * kE, lane, kHalf);
-    if (p.q_norm != nullptr) {
-      const Quad y =
-          Normalised<T, kE>(x, static_cast<const T*>(is_q ? p.q_norm : p.k_norm), lane, p.norm_eps);
-      if (!is_v) x = y;
+    HeadWords words = LoadHead<T, kE>(row + (present ? head : 0) * kE, lane);
+    HeadQuad x = Unpack<T>(words);
+    if (r.q_norm != nullptr) {
+      const auto* weight = static_cast<const T*>(is_q ? r.q_norm : r.k_norm);
+      x = Normalised<kE>(x, Unpack<T>(LoadHead<T, kE>(weight, lane)), r.norm_eps);
     }
-    if (!is_v)
-      x = {{x.low.x * cos.x - x.high.x * sin.x, x.low.y * cos.y - x.high.y * sin.y},
-           {x.high.x * cos.x + x.low.x * sin.x, x.high.y * cos.y + x.low.y * sin.y}};
+    if (!is_v) words = Pack<T>(Rotated(x, turn));
     if (!present || (!is_q && !cached)) continue;
     T* to = static_cast<T*>(p.q_out) + (token * p.h + head) * kE;
     if (!is_q) {
@@ -99,7 +67,9 @@ __global__ void __launch_bounds__(kThreads) RopeKvWriteKernel(RopeParams p) {
       to = static_cast<T*>(is_v ? p.v_cache : p.k_cache) +
            ((block * p.g + kv_head) * p.block_size + offset) * kE;
     }
-    StoreQuad(to, lane, kHalf, x);
+    auto* to_words = reinterpret_cast<uint32_t*>(to);
+    to_words[lane] = words.low;
+    to_words[lane + kE / 4] = words.high;
   }
 }
 
@@ -112,9 +82,7 @@ absl::Status Launch(const RopeKvWriteArgs& a, const Stream& stream) {
   p.qkv = a.qkv;
   p.positions = a.positions;
   p.kv_index = a.kv_index;
-  p.inv_freq = a.inv_freq;
-  p.q_norm = a.q_norm;
-  p.k_norm = a.k_norm;
+  p.rotation = a.rotation;
   p.q_out = a.q_out;
   p.k_cache = a.k_cache;
   p.v_cache = a.v_cache;
@@ -122,8 +90,6 @@ absl::Status Launch(const RopeKvWriteArgs& a, const Stream& stream) {
   p.h = static_cast<int32_t>(a.h);
   p.g = static_cast<int32_t>(a.g);
   p.block_size = static_cast<int32_t>(a.block_size);
-  p.rope_scale = a.rope_scale;
-  p.norm_eps = a.norm_eps;
   const LaunchShape shape{dim3(static_cast<unsigned>(a.t), static_cast<unsigned>(parts)),
                           dim3(kThreads), 0, stream.cuda};
   return LaunchDependent("rope_kv_write launch", RopeKvWriteKernel<T, kE>, shape, p);

@@ -10,22 +10,27 @@
 
 namespace tessera {
 
+// What turns a head of q or k into what attention compares: RMS norm over e (where the family has
+// one), then rotation by half (x[j], x[j + e/2]) with angle position * inv_freq[j] in fp32, cos and
+// sin times `scale`.
+struct HeadRotation {
+  const float* inv_freq = nullptr;  // [e / 2] device
+  float scale = 1.f;                // YaRN's attention factor; 1 otherwise
+  const void* q_norm = nullptr;     // [e] of the op's dtype, or null (both or none)
+  const void* k_norm = nullptr;     // [e]
+  float norm_eps = 0.f;
+};
+
 // Cache layout, for k and v alike: [blocks, g, block_size, e]; token `j` of block `b`, kv head `i`
 // is at ((b * g + i) * block_size + j) * e.
 //
-// For each token i of [0, t): q and k heads are RMS-normalised over e (when the weights are set,
-// before rotation), rotated by half (x[j], x[j + e/2]) with angle position * inv_freq[j] in fp32
-// and scaled by rope_scale on both cos and sin; q goes to q_out, k and v into the cache at
-// kv_index[i].
+// For each token i of [0, t): q and k heads are normalised and rotated; q goes to q_out, k and v
+// into the cache at kv_index[i].
 struct RopeKvWriteArgs {
   const void* qkv = nullptr;           // [t, (h + 2g) * e] of `dtype`: q heads, k heads, v heads
   const int32_t* positions = nullptr;  // [t] device
   const int64_t* kv_index = nullptr;  // [t] device: block * block_size + offset; negative: no write
-  const float* inv_freq = nullptr;    // [e / 2] device
-  float rope_scale = 1.f;             // YaRN's attention factor; 1 otherwise
-  const void* q_norm = nullptr;       // [e] of `dtype`, or null (both or none)
-  const void* k_norm = nullptr;       // [e]
-  float norm_eps = 0.f;
+  HeadRotation rotation;
   void* q_out = nullptr;    // [t, h, e] of `dtype`
   void* k_cache = nullptr;  // of `dtype`
   void* v_cache = nullptr;

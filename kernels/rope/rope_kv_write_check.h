@@ -15,9 +15,9 @@ inline absl::Status CheckRopeKvWrite(const RopeKvWriteArgs& a, Device device) {
     return absl::InvalidArgumentError(absl::StrCat(
         "rope_kv_write: t=", a.t, " h=", a.h, " g=", a.g, " e=", a.e, " block_size=", a.block_size,
         " cache_tokens=", a.cache_tokens, ", none may be negative"));
-  if ((a.q_norm == nullptr) != (a.k_norm == nullptr))
+  if ((a.rotation.q_norm == nullptr) != (a.rotation.k_norm == nullptr))
     return absl::InvalidArgumentError(absl::StrCat("rope_kv_write: only the ",
-                                                   a.q_norm != nullptr ? "q" : "k",
+                                                   a.rotation.q_norm != nullptr ? "q" : "k",
                                                    " norm weight is set, needs both or none"));
   if (device == Device::kCpu ? a.dtype != DType::kF32
                              : a.dtype != DType::kBf16 && a.dtype != DType::kF16)

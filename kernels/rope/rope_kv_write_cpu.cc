@@ -24,9 +24,9 @@ struct Rotation {
 Rotation RotationAt(const RopeKvWriteArgs& a, int64_t token) {
   Rotation rotation;
   for (int64_t j = 0; j < a.e / 2; ++j) {
-    const float angle = static_cast<float>(a.positions[token]) * a.inv_freq[j];
-    rotation.cos[j] = std::cos(angle) * a.rope_scale;
-    rotation.sin[j] = std::sin(angle) * a.rope_scale;
+    const float angle = static_cast<float>(a.positions[token]) * a.rotation.inv_freq[j];
+    rotation.cos[j] = std::cos(angle) * a.rotation.scale;
+    rotation.sin[j] = std::sin(angle) * a.rotation.scale;
   }
   return rotation;
 }
@@ -39,7 +39,7 @@ void NormAndRotate(const RopeKvWriteArgs& a, const Rotation& rotation, const flo
   if (norm != nullptr) {
     float sum = 0.f;
     for (int64_t j = 0; j < a.e; ++j) sum += x[j] * x[j];
-    const float scale = 1.f / std::sqrt(sum / static_cast<float>(a.e) + a.norm_eps);
+    const float scale = 1.f / std::sqrt(sum / static_cast<float>(a.e) + a.rotation.norm_eps);
     for (int64_t j = 0; j < a.e; ++j) y[j] = norm[j] * (x[j] * scale);
   }
   for (int64_t j = 0; j < half; ++j) {
@@ -55,13 +55,14 @@ void WriteToken(const RopeKvWriteArgs& a, int64_t token) {
   const float* v = k + a.g * a.e;
   float* q_out = static_cast<float*>(a.q_out) + token * a.h * a.e;
   for (int64_t i = 0; i < a.h; ++i)
-    NormAndRotate(a, rotation, q + i * a.e, static_cast<const float*>(a.q_norm), q_out + i * a.e);
+    NormAndRotate(a, rotation, q + i * a.e, static_cast<const float*>(a.rotation.q_norm),
+                  q_out + i * a.e);
   const int64_t index = a.kv_index[token];
   if (index < 0 || index >= a.cache_tokens || a.block_size == 0) return;
   const int64_t block = index / a.block_size, offset = index % a.block_size;
   for (int64_t i = 0; i < a.g; ++i) {
     const int64_t at = ((block * a.g + i) * a.block_size + offset) * a.e;
-    NormAndRotate(a, rotation, k + i * a.e, static_cast<const float*>(a.k_norm),
+    NormAndRotate(a, rotation, k + i * a.e, static_cast<const float*>(a.rotation.k_norm),
                   static_cast<float*>(a.k_cache) + at);
     std::copy(v + i * a.e, v + (i + 1) * a.e, static_cast<float*>(a.v_cache) + at);
   }

@@ -6,12 +6,14 @@
 #include <numeric>
 
 #include "kernels/attention/paged_attention_config.h"
+#include "tests/kernels/rope/rope_case.h"
 
 namespace tessera::testing {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr int64_t kSpareBlocks = 3, kSpareSlots = 2;
+constexpr double kTheta = 1e6;
 
 std::vector<int64_t> Shuffled(int64_t n, SeededRandom& random) {
   std::vector<int64_t> order(static_cast<size_t>(n));
@@ -39,12 +41,53 @@ void AppendRounded(DType dtype, const std::vector<float>& values, std::vector<fl
   to.insert(to.end(), rounded.begin(), rounded.end());
 }
 
+// A raw head as the op should turn it.
+std::vector<float> Turned(const AttentionCase& c, const float* head, const std::vector<float>& norm,
+                          int32_t position) {
+  const std::vector<double> turned =
+      NormAndRotate({c.inv_freq, c.shape.rope_scale}, head, norm, position);
+  return RoundedTo(c.shape.dtype, {turned.begin(), turned.end()});
+}
+
+// The row of decode sequence `i`, and what becomes of it.
+void FillNewToken(AttentionCase& c, size_t i, SeededRandom& random) {
+  const AttentionShape& s = c.shape;
+  const auto e = static_cast<size_t>(s.e);
+  const size_t row = c.qkv.size();
+  AppendRounded(s.dtype, random.Normal(s.h * s.e, s.q_stddev), c.qkv);
+  AppendRounded(s.dtype, random.Normal(s.g * s.e, 1.f), c.qkv);
+  AppendRounded(s.dtype, random.Uniform(s.g * s.e, -1.f, 1.f), c.qkv);
+  const int32_t position = c.context[i] - 1;
+  c.positions.push_back(position);
+  for (size_t head = 0; head < static_cast<size_t>(s.h); ++head) {
+    const std::vector<float> q = Turned(c, &c.qkv[row + head * e], c.q_norm, position);
+    c.q.insert(c.q.end(), q.begin(), q.end());
+  }
+  c.kv_index.push_back(-1);
+  if (c.sequences[i].padding) return;
+  c.kv_index.back() =
+      static_cast<int64_t>(TokenAt(c, i, 0, position)) / (s.e * s.block_size * s.g) * s.block_size +
+      position % s.block_size;
+  const float* keys = &c.qkv[row + static_cast<size_t>(s.h) * e];
+  const float* values = keys + static_cast<size_t>(s.g) * e;
+  for (int64_t head = 0; head < s.g; ++head) {
+    const size_t at = TokenAt(c, i, head, position);
+    const std::vector<float> k = Turned(c, keys + head * s.e, c.k_norm, position);
+    std::copy(k.begin(), k.end(), &c.k_cache[at]);
+    std::copy_n(values + head * s.e, s.e, &c.v_cache[at]);
+  }
+}
+
 void FillSequence(AttentionCase& c, size_t i, uint64_t seed) {
   const AttentionShape& s = c.shape;
   SeededRandom random(seed * 1000003 + i);
-  AppendRounded(s.dtype, random.Normal(c.sequences[i].rows * s.h * s.e, s.q_stddev), c.q);
+  const bool decode = static_cast<int64_t>(i) < c.decode_sequences;
+  if (decode)
+    FillNewToken(c, i, random);
+  else
+    AppendRounded(s.dtype, random.Normal(c.sequences[i].rows * s.h * s.e, s.q_stddev), c.q);
   if (c.sequences[i].padding) return;
-  for (int64_t token = 0; token < c.sequences[i].context; ++token)
+  for (int64_t token = 0; token < c.sequences[i].context - (decode ? 1 : 0); ++token)
     for (int64_t head = 0; head < s.g; ++head) {
       const size_t at = TokenAt(c, i, head, token);
       const std::vector<float> k = RoundedTo(s.dtype, random.Normal(s.e, 1.f));
@@ -52,6 +95,25 @@ void FillSequence(AttentionCase& c, size_t i, uint64_t seed) {
       std::copy(k.begin(), k.end(), &c.k_cache[at]);
       std::copy(v.begin(), v.end(), &c.v_cache[at]);
     }
+}
+
+// `cache` without the new tokens of decode rows.
+std::vector<float> BeforeTheStep(const AttentionCase& c, std::vector<float> cache) {
+  const AttentionShape& s = c.shape;
+  for (int64_t index : c.kv_index)
+    for (int64_t head = 0; index >= 0 && head < s.g; ++head)
+      std::fill_n(&cache[CacheAt(c, index / s.block_size, head, index % s.block_size)], s.e, kNan);
+  return cache;
+}
+
+// New keys may differ by a unit in the last place, where fp32 roundings tip theirs.
+void ExpectCache(const AttentionCase& c, const std::vector<float>& got,
+                 const std::vector<float>& want, bool exact) {
+  const double relative = exact                           ? 0
+                          : c.shape.dtype == DType::kF32  ? 1e-6
+                          : c.shape.dtype == DType::kBf16 ? 0x1p-7
+                                                          : 0x1p-10;
+  ExpectNear(got, want, relative, exact ? 0 : 4e-6);
 }
 
 void DealBlocks(AttentionCase& c, uint64_t shuffle_seed) {
@@ -98,11 +160,29 @@ AttentionCase MakeAttentionCase(const AttentionShape& shape,
   const auto elements = static_cast<size_t>(c.blocks * shape.g * shape.block_size * shape.e);
   c.k_cache.assign(elements, kNan);
   c.v_cache.assign(elements, kNan);
-  for (size_t i = 0; i < sequences.size(); ++i) FillSequence(c, i, seed);
   while (c.decode_sequences < static_cast<int64_t>(sequences.size()) &&
          sequences[static_cast<size_t>(c.decode_sequences)].rows == 1)
     ++c.decode_sequences;
+  SeededRandom random(seed);
+  for (int64_t j = 0; j < shape.e / 2; ++j)
+    c.inv_freq.push_back(static_cast<float>(
+        std::pow(kTheta, -2.0 * static_cast<double>(j) / static_cast<double>(shape.e))));
+  if (shape.norm) {
+    c.q_norm = RoundedTo(shape.dtype, random.Uniform(shape.e, 0.5f, 1.5f));
+    c.k_norm = RoundedTo(shape.dtype, random.Uniform(shape.e, 0.5f, 1.5f));
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) FillSequence(c, i, seed);
   return c;
+}
+
+void MakeUniform(AttentionCase& c) {
+  std::fill(c.k_cache.begin(), c.k_cache.end(), 0.25f);
+  std::fill(c.v_cache.begin(), c.v_cache.end(), 0.5f);
+  std::fill(c.kv_index.begin(), c.kv_index.end(), -1);
+  const AttentionShape& s = c.shape;
+  const int64_t row = (s.h + 2 * s.g) * s.e;
+  for (int64_t i = 0; i < c.decode_sequences; ++i)
+    std::fill_n(c.qkv.begin() + i * row + (s.h + s.g) * s.e, s.g * s.e, 0.5f);
 }
 
 AttentionReference ReferenceAttention(const AttentionCase& c) {
@@ -143,9 +223,14 @@ std::vector<float> RunAttention(const OpDevice& on, const AttentionCase& c) {
   const int64_t t = c.t + c.extra_rows;
   std::vector<float> q = c.q;
   q.resize(static_cast<size_t>(t * s.h * s.e), kNan);
-  const FloatArray q_array = on.Upload(s.dtype, q);
-  const FloatArray k_cache = on.Upload(s.dtype, c.k_cache);
-  const FloatArray v_cache = on.Upload(s.dtype, c.v_cache);
+  std::fill_n(q.begin(), c.decode_sequences * s.h * s.e, kNan);
+  const FloatArray q_array = on.Upload(s.dtype, q), qkv = on.Upload(s.dtype, c.qkv);
+  const FloatArray k_cache = on.Upload(s.dtype, BeforeTheStep(c, c.k_cache));
+  const FloatArray v_cache = on.Upload(s.dtype, BeforeTheStep(c, c.v_cache));
+  const FloatArray q_norm = on.Upload(s.dtype, c.q_norm), k_norm = on.Upload(s.dtype, c.k_norm);
+  const auto inv_freq = on.Upload(c.inv_freq);
+  const auto positions = on.Upload(c.positions);
+  const auto kv_index = on.Upload(c.kv_index);
   const auto block_table = on.Upload(c.block_table), seq_slot = on.Upload(c.seq_slot),
              q_start = on.Upload(c.q_start), context = on.Upload(c.context);
   const FloatArray out = on.Output(s.dtype, t * s.h * s.e);
@@ -156,6 +241,7 @@ std::vector<float> RunAttention(const OpDevice& on, const AttentionCase& c) {
       PagedAttentionWorkspaceBytes(on.device(), facts->sm_count, t, count, s.h, s.g, s.e);
   const DeviceBytes workspace = on.Workspace(workspace_bytes);
   PagedAttentionArgs a;
+  a.qkv = qkv.data();
   a.q = q_array.data();
   a.k_cache = k_cache.data();
   a.v_cache = v_cache.data();
@@ -163,6 +249,14 @@ std::vector<float> RunAttention(const OpDevice& on, const AttentionCase& c) {
   a.seq_slot = seq_slot.data();
   a.q_start = q_start.data();
   a.context = context.data();
+  a.positions = positions.data();
+  a.kv_index = kv_index.data();
+  a.rotation = {.inv_freq = inv_freq.data(),
+                .scale = s.rope_scale,
+                .q_norm = s.norm ? q_norm.data() : nullptr,
+                .k_norm = s.norm ? k_norm.data() : nullptr,
+                .norm_eps = kNormEps};
+  a.reads = c.reads;
   a.out = out.data();
   a.t = t;
   a.s = count;
@@ -186,6 +280,8 @@ std::vector<float> RunAttention(const OpDevice& on, const AttentionCase& c) {
 #else
                                          : absl::UnimplementedError("no CUDA")));
 #endif
+  ExpectCache(c, k_cache.Read(), c.k_cache, /*exact=*/false);
+  ExpectCache(c, v_cache.Read(), c.v_cache, /*exact=*/true);
   return out.Read();
 }
 

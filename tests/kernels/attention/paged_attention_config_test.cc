@@ -27,7 +27,7 @@ TEST(PagedAttentionWorkspace, StopsGrowingWithManySequences) {
   const auto bytes = [](int64_t s) {
     return PagedAttentionWorkspaceBytes(Device::kCuda, kSms, s, s, 28, 4, 128);
   };
-  EXPECT_EQ(bytes(4096), bytes(64));
+  EXPECT_EQ(bytes(4096), bytes(128));
   EXPECT_LT(bytes(4096), int64_t{40} << 20);
 }
 
@@ -38,12 +38,40 @@ TEST(DecodeLayout, GroupsAboveSixteenAreSplitEvenly) {
   EXPECT_EQ(layout.heads, 4);
 }
 
-TEST(DecodeLayout, OneSequenceGivesEveryBlockAtMostOneChunk) {
-  for (int64_t g : {1, 2, 4, 8, 64}) {
-    const DecodeLayout layout = ChooseDecodeLayout(kSms, 1, 64, g, 128);
-    for (int32_t context : {4000, 32768, 131072})
-      EXPECT_LE(CutContext(context, layout.cut).chunks * layout.heads, kSms) << g;
-  }
+TEST(DecodeLayout, WorkspaceCoversTheLayout) {
+  for (int64_t sequences : {1, 2, 5, 33, 98, 99, 100, 1000})
+    for (int64_t h : {1, 28, 64, 80}) {
+      const DecodeLayout layout = ChooseDecodeLayout(kSms, sequences, h, 1, 128);
+      EXPECT_LE(layout.partial_bytes + layout.state_bytes + layout.folded_bytes,
+                PagedAttentionWorkspaceBytes(Device::kCuda, kSms, sequences, sequences, h, 1, 128))
+          << sequences << " sequences, h " << h;
+    }
+}
+
+TEST(FewLayout, GivesEveryChunkABlockThatCanBeResident) {
+  for (int64_t sequences : {1, 2, 3, 6})
+    for (int64_t g : {1, 2, 4, 8, 64}) {
+      const DecodeLayout layout = ChooseFewLayout(kSms, sequences, 64, g);
+      EXPECT_LE(layout.blocks, kSms * DecodeLayout::kFewBlocksPerSm) << g;
+      for (int32_t context : {1, 4000, 32768, 131072})
+        EXPECT_LE(CutContext(context, layout.cut).chunks * layout.heads * sequences, layout.blocks)
+            << g;
+    }
+}
+
+TEST(FewLayout, MoreHeadsThanBlocksAreNotSplit) {
+  const DecodeLayout layout = ChooseFewLayout(kSms, 1, 600, 600);
+  EXPECT_EQ(layout.blocks, 600);
+  EXPECT_EQ(CutContext(100000, layout.cut).chunks, 1);
+}
+
+TEST(FewLayout, ServesOneSequenceAndAFewOfFewHeads) {
+  const auto few = [](int64_t sequences, int64_t g) {
+    return IsFewSequences(ChooseFewLayout(kSms, sequences, 64, g), sequences);
+  };
+  EXPECT_TRUE(few(1, 64));
+  EXPECT_TRUE(few(12, 4));  // 396 blocks over 48 pairs: 8 chunks
+  EXPECT_FALSE(few(13, 4));
 }
 
 TEST(CutContext, ChunksCoverTheContextOnceAndNeverExceedTheirCount) {

@@ -45,6 +45,12 @@ TEST_F(PagedAttentionCpuTest, AgreesAroundEveryTileEdge) {
   }
 }
 
+TEST_F(PagedAttentionCpuTest, DecodeNormalisesAndScalesHeads) {
+  const AttentionCase c =
+      MakeAttentionCase({.norm = true, .rope_scale = 1.25f}, {{1, 300}, {1, 2}, {4, 40}});
+  ExpectNear(RunAttention(cpu(), c), ReferenceAttention(c), kTolerance);
+}
+
 TEST_F(PagedAttentionCpuTest, PeakedSoftmaxStaysExact) {
   const AttentionCase c = MakeAttentionCase({.q_stddev = 30.f}, {{1, 500}, {9, 300}});
   // Scores of several hundred carry an fp32 error near 1e-4 into the exponent.
@@ -59,16 +65,14 @@ TEST_F(PagedAttentionCpuTest, PaddingSequencesAndRowsOfNoSequenceGiveZeros) {
 
 TEST_F(PagedAttentionCpuTest, TableEntriesOutsideTheCacheAreClamped) {
   AttentionCase c = MakeAttentionCase({}, {{1, 40}});
-  std::fill(c.k_cache.begin(), c.k_cache.end(), 0.25f);
-  std::fill(c.v_cache.begin(), c.v_cache.end(), 0.5f);
+  MakeUniform(c);
   for (int32_t& entry : c.block_table) entry = entry % 2 == 0 ? -1000000 : 1000000;
   ExpectNear(RunAttention(cpu(), c), ReferenceAttention(c), kTolerance);
 }
 
 TEST_F(PagedAttentionCpuTest, ContextBeyondTheTableIsCutToIt) {
   AttentionCase c = MakeAttentionCase({}, {{1, 40}});
-  std::fill(c.k_cache.begin(), c.k_cache.end(), 0.25f);
-  std::fill(c.v_cache.begin(), c.v_cache.end(), 0.5f);
+  MakeUniform(c);
   c.context[0] = 1000000;
   EXPECT_THAT(RunAttention(cpu(), c), ::testing::Each(::testing::FloatNear(0.5f, 1e-5f)));
 }
@@ -92,11 +96,16 @@ TEST_F(PagedAttentionCpuTest, NeighboursAndBlockPlacesNeverChangeABit) {
 TEST_F(PagedAttentionCpuTest, ARowOfAPromptEqualsTheSameRowAsDecode) {
   const AttentionCase prompt = MakeAttentionCase({}, {{20, 120}});
   AttentionCase last = prompt;
+  std::fill(last.inv_freq.begin(), last.inv_freq.end(), 0.f);  // raw heads stay as they are
   const auto row = static_cast<size_t>(prompt.shape.h * prompt.shape.e);
   last.q.assign(prompt.q.end() - static_cast<std::ptrdiff_t>(row), prompt.q.end());
   last.sequences = {{1, 120}};
   last.q_start = {0, 1};
   last.t = last.decode_sequences = 1;
+  last.qkv = last.q;
+  last.qkv.resize(row + static_cast<size_t>(2 * prompt.shape.g * prompt.shape.e), 0.f);
+  last.positions = {119};
+  last.kv_index = {-1};
   const std::vector<float> all = RunAttention(cpu(), prompt);
   EXPECT_EQ(RunAttention(cpu(), last),
             std::vector<float>(all.end() - static_cast<std::ptrdiff_t>(row), all.end()));
@@ -136,6 +145,12 @@ TEST_F(PagedAttentionCpuTest, MoreDecodeSequencesThanSequencesIsInvalid) {
                   a.t = 3;
                   a.decode_sequences = 3;
                 });
+}
+
+TEST_F(PagedAttentionCpuTest, OneNormWeightAloneIsInvalid) {
+  static const float weight[64] = {};
+  ExpectRefused(cpu().stream(), absl::StatusCode::kInvalidArgument, "only the q norm weight",
+                [](auto& a) { a.rotation.q_norm = weight; });
 }
 
 TEST_F(PagedAttentionCpuTest, OtherHeadSizesAreUnimplemented) {

@@ -20,6 +20,16 @@ using ::testing::HasSubstr;
 // roundings and exp2's.
 double ToleranceOf(DType dtype) { return dtype == DType::kBf16 ? 0x1p-7 : 0x1p-10; }
 
+// More sequences than are few (paged_attention_config.h), whatever the heads.
+constexpr int64_t kMany = 60;
+
+// `sequences`, and others behind them to make `count`.
+std::vector<AttentionSequence> Among(int64_t count, std::vector<AttentionSequence> sequences) {
+  while (static_cast<int64_t>(sequences.size()) < count)
+    sequences.push_back({1, 1 + static_cast<int64_t>(sequences.size()) * 7});
+  return sequences;
+}
+
 class PagedAttentionCudaTest : public GpuOpTest {
  protected:
   static void ExpectAgrees(const AttentionCase& c) {
@@ -32,8 +42,10 @@ TEST_F(PagedAttentionCudaTest, DecodeAgreesForEveryGroupAndHeadSize) {
     for (int64_t group : {1, 2, 4, 5, 7, 8, 16, 20})
       for (int64_t e : {32, 64, 128}) {
         SCOPED_TRACE(absl::StrCat(Name(dtype), " group ", group, " e ", e));
-        ExpectAgrees(MakeAttentionCase({.h = 2 * group, .g = 2, .e = e, .dtype = dtype},
-                                       {{1, 37}, {1, 700}, {1, 1}, {1, 130}}));
+        const AttentionShape shape{.h = 2 * group, .g = 2, .e = e, .dtype = dtype};
+        std::vector<AttentionSequence> sequences = {{1, 37}, {1, 700}, {1, 1}, {1, 130}};
+        ExpectAgrees(MakeAttentionCase(shape, sequences));
+        ExpectAgrees(MakeAttentionCase(shape, Among(kMany, sequences)));
       }
 }
 
@@ -53,15 +65,48 @@ TEST_F(PagedAttentionCudaTest, DecodeAgreesAroundEveryTileEdge) {
   }
 }
 
+TEST_F(PagedAttentionCudaTest, DecodeNormalisesAndScalesHeads) {
+  for (int64_t e : {32, 64, 128})
+    for (int64_t group : {7, 12, 20}) {
+      SCOPED_TRACE(absl::StrCat("e ", e, " group ", group));
+      const AttentionShape shape{
+          .h = 2 * group, .g = 2, .e = e, .dtype = DType::kBf16, .norm = true, .rope_scale = 1.25f};
+      ExpectAgrees(MakeAttentionCase(shape, {{1, 300}}));
+      ExpectAgrees(MakeAttentionCase(shape, {{1, 37}, {1, 1, true}, {1, 300}}));
+      ExpectAgrees(MakeAttentionCase(shape, Among(kMany, {{1, 37}, {1, 1, true}, {1, 300}})));
+    }
+}
+
+TEST_F(PagedAttentionCudaTest, EarlyReadsGiveTheSameBits) {
+  const AttentionShape shape{.h = 28, .g = 4, .e = 128, .dtype = DType::kBf16};
+  for (const std::vector<AttentionSequence>& sequences :
+       {std::vector<AttentionSequence>{{1, 3000}},
+        {{1, 40}, {1, 2500}, {1, 9, true}, {20, 70}},
+        Among(kMany, {{1, 2500}, {1, 9, true}})}) {
+    AttentionCase c = MakeAttentionCase(shape, sequences);
+    const std::vector<float> in_order = RunAttention(gpu(), c);
+    c.reads = CacheReads::kEarly;
+    EXPECT_EQ(RunAttention(gpu(), c), in_order);
+  }
+}
+
 TEST_F(PagedAttentionCudaTest, DecodeAgreesOnLongContexts) {
   const AttentionShape shape{.h = 28, .g = 4, .e = 128, .block_size = 64, .dtype = DType::kBf16};
   ExpectAgrees(MakeAttentionCase(shape, {{1, 9001}}));
   ExpectAgrees(MakeAttentionCase(shape, {{1, 5000}, {1, 3}, {1, 2311}, {1, 64}}));
+  ExpectAgrees(MakeAttentionCase(shape, Among(20, {{1, 5000}, {1, 3}, {1, 2311}, {1, 64}})));
 }
 
-TEST_F(PagedAttentionCudaTest, DecodeAgreesWithMoreChunksThanACombineBatch) {
-  const AttentionShape shape{.h = 8, .g = 1, .e = 128, .dtype = DType::kBf16};
-  ExpectAgrees(MakeAttentionCase(shape, {{1, 9001}}));
+TEST_F(PagedAttentionCudaTest, DecodeAgreesWithMoreChunksThanABatchOfLoads) {
+  for (int64_t group : {8, 16}) {
+    const AttentionShape shape{.h = group, .g = 1, .e = 128, .dtype = DType::kBf16};
+    ExpectAgrees(MakeAttentionCase(shape, {{1, 30001}}));
+    ExpectAgrees(MakeAttentionCase(shape, {{1, 30001}, {1, 20}}));
+  }
+}
+
+TEST_F(PagedAttentionCudaTest, DecodeAgreesWithMoreHeadsThanBlocksOfOneSequence) {
+  ExpectAgrees(MakeAttentionCase({.h = 450, .g = 450, .e = 32, .dtype = DType::kBf16}, {{1, 90}}));
 }
 
 TEST_F(PagedAttentionCudaTest, DecodeAgreesWithMoreHeadsThanBlocks) {
@@ -128,8 +173,7 @@ TEST_F(PagedAttentionCudaTest, PaddingSequencesAndRowsOfNoSequenceGiveZeros) {
 TEST_F(PagedAttentionCudaTest, TableEntriesOutsideTheCacheAreClamped) {
   for (int64_t rows : {1, 20}) {
     AttentionCase c = MakeAttentionCase({.dtype = DType::kBf16}, {{rows, 300}});
-    std::fill(c.k_cache.begin(), c.k_cache.end(), 0.25f);
-    std::fill(c.v_cache.begin(), c.v_cache.end(), 0.5f);
+    MakeUniform(c);
     for (int32_t& entry : c.block_table) entry = entry % 2 == 0 ? -1000000 : 1000000;
     ExpectAgrees(c);
   }
@@ -137,8 +181,7 @@ TEST_F(PagedAttentionCudaTest, TableEntriesOutsideTheCacheAreClamped) {
 
 TEST_F(PagedAttentionCudaTest, ContextBeyondTheTableIsCutToIt) {
   AttentionCase c = MakeAttentionCase({.dtype = DType::kBf16}, {{1, 300}});
-  std::fill(c.k_cache.begin(), c.k_cache.end(), 0.25f);
-  std::fill(c.v_cache.begin(), c.v_cache.end(), 0.5f);
+  MakeUniform(c);
   for (int32_t& entry : c.block_table) entry = 1;
   c.context[0] = 1000000;
   EXPECT_THAT(RunAttention(gpu(), c), ::testing::Each(::testing::FloatNear(0.5f, 1e-2f)));
@@ -155,6 +198,9 @@ TEST_F(PagedAttentionCudaTest, RepeatsBitForBit) {
                                             {{1, 4000}, {1, 77}, {1, 1999}, {1, 640}, {200, 500}});
   const std::vector<float> first = RunAttention(gpu(), c);
   for (int i = 0; i < 5; ++i) EXPECT_EQ(RunAttention(gpu(), c), first);
+  const AttentionCase many = MakeAttentionCase(c.shape, Among(kMany, {{1, 4000}, {1, 1999}}));
+  const std::vector<float> first_many = RunAttention(gpu(), many);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(RunAttention(gpu(), many), first_many);
 }
 
 TEST_F(PagedAttentionCudaTest, NeighboursAndBlockPlacesNeverChangeABit) {
@@ -167,6 +213,15 @@ TEST_F(PagedAttentionCudaTest, NeighboursAndBlockPlacesNeverChangeABit) {
     std::vector<float> busy = RunAttention(
         gpu(), MakeAttentionCase(shape, {{1, context}, {1, 1200}, {1, 7000}, {1, 2500}, {30, 64}},
                                  1, /*shuffle_seed=*/99));
+    quiet.resize(row);
+    busy.resize(row);
+    EXPECT_EQ(busy, quiet);
+    std::vector<AttentionSequence> short_ones = Among(kMany, {{1, context}}),
+                                   long_ones = short_ones;
+    for (size_t i = 1; i < long_ones.size(); ++i)
+      long_ones[i].context = 40 + static_cast<int64_t>(i) * 331 % 2000;
+    quiet = RunAttention(gpu(), MakeAttentionCase(shape, short_ones));
+    busy = RunAttention(gpu(), MakeAttentionCase(shape, long_ones, 1, /*shuffle_seed=*/99));
     quiet.resize(row);
     busy.resize(row);
     EXPECT_EQ(busy, quiet);

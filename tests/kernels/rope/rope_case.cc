@@ -8,13 +8,13 @@ namespace tessera::testing {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kNormEps = 1e-6f;
 constexpr double kTheta = 1e6;
 
-// One head: normalised when `norm` is not empty, then rotated.
-std::vector<double> NormAndRotate(const RopeCase& c, const float* x, const std::vector<float>& norm,
-                                  int32_t position) {
-  const auto e = static_cast<size_t>(c.shape.e);
+}  // namespace
+
+std::vector<double> NormAndRotate(const HeadTurn& turn, const float* x,
+                                  const std::vector<float>& norm, int32_t position) {
+  const size_t half = turn.inv_freq.size(), e = 2 * half;
   std::vector<double> y(x, x + e), out(e);
   if (!norm.empty()) {
     double sum = 0;
@@ -22,17 +22,15 @@ std::vector<double> NormAndRotate(const RopeCase& c, const float* x, const std::
     for (size_t j = 0; j < e; ++j)
       y[j] *= norm[j] / std::sqrt(sum / static_cast<double>(e) + double{kNormEps});
   }
-  for (size_t j = 0; j < e / 2; ++j) {
-    const float angle = static_cast<float>(position) * c.inv_freq[j];
-    const double cos = std::cos(double{angle}) * double{c.shape.rope_scale};
-    const double sin = std::sin(double{angle}) * double{c.shape.rope_scale};
-    out[j] = y[j] * cos - y[j + e / 2] * sin;
-    out[j + e / 2] = y[j + e / 2] * cos + y[j] * sin;
+  for (size_t j = 0; j < half; ++j) {
+    const float angle = static_cast<float>(position) * turn.inv_freq[j];
+    const double cos = std::cos(double{angle}) * double{turn.scale};
+    const double sin = std::sin(double{angle}) * double{turn.scale};
+    out[j] = y[j] * cos - y[j + half] * sin;
+    out[j + half] = y[j + half] * cos + y[j] * sin;
   }
   return out;
 }
-
-}  // namespace
 
 RopeCase MakeRopeCase(const RopeShape& shape, const std::vector<int32_t>& positions,
                       const std::vector<int64_t>& kv_index, uint64_t seed) {
@@ -56,10 +54,11 @@ RopeResult ReferenceRope(const RopeCase& c) {
              g = static_cast<size_t>(s.g);
   const auto cache = static_cast<size_t>(s.blocks * s.g * s.block_size * s.e);
   RopeResult result{{}, std::vector<float>(cache, kNan), std::vector<float>(cache, kNan)};
+  const HeadTurn turn{c.inv_freq, s.rope_scale};
   for (size_t i = 0; i < c.positions.size(); ++i) {
     const float* row = &c.qkv[i * (h + 2 * g) * e];
     for (size_t head = 0; head < h; ++head)
-      for (double value : NormAndRotate(c, row + head * e, c.q_norm, c.positions[i]))
+      for (double value : NormAndRotate(turn, row + head * e, c.q_norm, c.positions[i]))
         result.q.push_back(static_cast<float>(value));
     const int64_t index = c.kv_index[i];
     if (index < 0 || index >= s.blocks * s.block_size) continue;
@@ -68,7 +67,7 @@ RopeResult ReferenceRope(const RopeCase& c) {
       const auto at = static_cast<size_t>(
           ((block * s.g + static_cast<int64_t>(head)) * s.block_size + offset) * s.e);
       const std::vector<double> k =
-          NormAndRotate(c, row + (h + head) * e, c.k_norm, c.positions[i]);
+          NormAndRotate(turn, row + (h + head) * e, c.k_norm, c.positions[i]);
       const float* v = row + (h + g + head) * e;
       for (size_t j = 0; j < e; ++j) {
         result.k_cache[at + j] = static_cast<float>(k[j]);
@@ -94,11 +93,11 @@ RopeResult RunRope(const OpDevice& on, const RopeCase& c) {
   a.qkv = qkv.data();
   a.positions = positions.data();
   a.kv_index = kv_index.data();
-  a.inv_freq = inv_freq.data();
-  a.rope_scale = s.rope_scale;
-  a.q_norm = s.norm ? q_norm.data() : nullptr;
-  a.k_norm = s.norm ? k_norm.data() : nullptr;
-  a.norm_eps = kNormEps;
+  a.rotation = {.inv_freq = inv_freq.data(),
+                .scale = s.rope_scale,
+                .q_norm = s.norm ? q_norm.data() : nullptr,
+                .k_norm = s.norm ? k_norm.data() : nullptr,
+                .norm_eps = kNormEps};
   a.q_out = q.data();
   a.k_cache = k_cache.data();
   a.v_cache = v_cache.data();

@@ -10,6 +10,17 @@
 
 namespace tessera::testing {
 
+constexpr float kNormEps = 1e-6f;
+
+struct HeadTurn {
+  std::vector<float> inv_freq;  // e / 2
+  float scale = 1.f;
+};
+// What rope_kv_write does to one head, in double precision but for the angle, which is the fp32
+// product that the op defines. No norm when its weights are empty.
+std::vector<double> NormAndRotate(const HeadTurn& turn, const float* x,
+                                  const std::vector<float>& norm, int32_t position);
+
 struct RopeShape {
   int64_t h = 4, g = 2, e = 64;
   int64_t block_size = 16, blocks = 4;

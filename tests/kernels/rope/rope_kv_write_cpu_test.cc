@@ -76,7 +76,7 @@ TEST_F(RopeKvWriteCpuTest, NegativeSizeIsInvalid) {
 TEST_F(RopeKvWriteCpuTest, OneNormWeightAloneIsInvalid) {
   static const float weight[64] = {};
   ExpectRefused(cpu().stream(), absl::StatusCode::kInvalidArgument, "only the k norm weight",
-                [](auto& a) { a.k_norm = weight; });
+                [](auto& a) { a.rotation.k_norm = weight; });
 }
 
 TEST_F(RopeKvWriteCpuTest, OtherHeadSizesAreUnimplemented) {
