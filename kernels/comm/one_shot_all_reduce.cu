@@ -152,13 +152,10 @@ __global__ void __launch_bounds__(kMaxThreads)
   if (active && threadIdx.x % kCellThreads == 0) *CounterOf(g, cell) += 1;
   if (!active || a.weight == nullptr) return;
   const float scale = rsqrtf(sum / static_cast<float>(a.d) + a.eps);
-  Elements<T> normed(residual);
-#pragma unroll
-  for (int i = 0; i < kElements<T>; ++i) normed.at[i] *= scale;
-  Elements<T> y(normed.Packed());
+  Elements<T> y(residual);
   const Elements<T> w(weight);
 #pragma unroll
-  for (int i = 0; i < kElements<T>; ++i) y.at[i] *= w.at[i];
+  for (int i = 0; i < kElements<T>; ++i) y.at[i] *= scale * w.at[i];
   static_cast<uint4*>(a.y)[element_packet] = y.Packed();
 }
 

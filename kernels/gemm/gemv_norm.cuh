@@ -5,16 +5,10 @@
 
 #include "kernels/device/mma.cuh"
 #include "kernels/device/reduce.cuh"
-#include "kernels/device/visit_dtype.cuh"
 #include "kernels/gemm/gemv_stages.cuh"
 
 namespace tessera {
 namespace gemv {
-
-template <typename T>
-__device__ __forceinline__ float Rounded(float v) {
-  return static_cast<float>(FromFloat<T>(v));
-}
 
 // How a block's threads share the rows of x to normalise: whole warps a row, as many as there are.
 struct NormShare {
@@ -60,7 +54,7 @@ __device__ __forceinline__ uint4 Scaled(uint4 v, float scale, uint4 weight) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const float2 f = UnpackHalves<T>(from[j]), m = UnpackHalves<T>(by[j]);
-    from[j] = PackHalves<T>(Rounded<T>(f.x * scale) * m.x, Rounded<T>(f.y * scale) * m.y);
+    from[j] = PackHalves<T>(f.x * scale * m.x, f.y * scale * m.y);
   }
   return make_uint4(from[0], from[1], from[2], from[3]);
 }

@@ -19,11 +19,6 @@ struct alignas(16) Eight {
   T values[kVector];
 };
 
-template <typename T>
-__device__ __forceinline__ float Rounded(float v) {
-  return static_cast<float>(FromFloat<T>(v));
-}
-
 // Sum over the block in a fixed order; every thread gets it. `scratch` holds a float a warp.
 __device__ float BlockSum(float value, float* scratch) {
   const int warps = static_cast<int>(blockDim.x) / kWarp;
@@ -86,7 +81,7 @@ __global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(RmsNormArgs a) {
     Eight<T> out;
     for (int j = 0; j < kVector; ++j)
       out.values[j] = FromFloat<T>(static_cast<float>(m.values[j]) *
-                                   Rounded<T>(static_cast<float>(kept[v].values[j]) * scale));
+                                   (static_cast<float>(kept[v].values[j]) * scale));
     y[p] = out;
   }
 }

@@ -10,9 +10,9 @@
 
 namespace tessera {
 
-// y[i] = weight * round(x[r] * rsqrt(mean(x[r]^2) + eps)) for i in [0, t), r = rows ? rows[i] : i;
-// `round` is to `dtype`, as transformers does; statistics are fp32.
-// With `add`, residual[i] += add[i] first (rounded to `dtype`), and x is the residual.
+// y[i] = weight * x[r] * rsqrt(mean(x[r]^2) + eps) for i in [0, t), r = rows ? rows[i] : i; in
+// fp32, rounded to `dtype` once (transformers rounds before the weight too, and is further from
+// fp32). With `add`, residual[i] += add[i] first (rounded to `dtype`), and x is the residual.
 struct RmsNormArgs {
   const void* x = nullptr;       // [*, d] of `dtype`, device; ignored when `add` is set
   const void* weight = nullptr;  // [d] of `dtype`

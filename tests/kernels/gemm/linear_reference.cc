@@ -50,9 +50,8 @@ std::vector<double> Norm(const LinearInputs& in, int64_t row) {
   for (const double v : out) squares += v * v;
   const double scale = 1 / std::sqrt(squares / static_cast<double>(in.shape.k) + in.norm_eps);
   std::vector<float> scaled(out.size());
-  for (size_t i = 0; i < out.size(); ++i) scaled[i] = static_cast<float>(out[i] * scale);
-  scaled = RoundedTo(in.shape.dtype, scaled);
-  for (size_t i = 0; i < out.size(); ++i) scaled[i] *= in.norm_weight[i];
+  for (size_t i = 0; i < out.size(); ++i)
+    scaled[i] = static_cast<float>(out[i] * scale * in.norm_weight[i]);
   scaled = RoundedTo(in.shape.dtype, scaled);
   out.assign(scaled.begin(), scaled.end());
   return out;
