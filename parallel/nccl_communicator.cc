@@ -24,8 +24,8 @@ namespace tessera {
 namespace {
 
 constexpr const char* kMulticastVariable = "NCCL_NVLS_ENABLE";
-constexpr absl::Duration kLeaveWait = absl::Milliseconds(300);
-constexpr absl::Duration kAbortWait = absl::Milliseconds(700);
+constexpr absl::Duration kLeaveWait = absl::Seconds(5);
+constexpr absl::Duration kAbortWait = absl::Seconds(1);
 constexpr absl::Duration kDestroyWait = absl::Seconds(10);
 
 absl::Status NcclStatus(ncclResult_t result, absl::string_view what) {
@@ -158,13 +158,13 @@ class NcclCommunicator : public Communicator {
 
   template <typename NcclCall>
   absl::Status Call(absl::string_view what, const NcclCall& call) {
-    in_nccl_ = true;  // before aborted_ is looked at: Abort() looks at them the other way round
+    *in_nccl_ = true;  // before aborted_ is looked at: Abort() looks at them the other way round
     absl::Status status = Alive();
     ncclResult_t earlier = ncclSuccess;
     if (status.ok()) status = NcclStatus(ncclCommGetAsyncError(comm_, &earlier), what);
     if (status.ok()) status = NcclStatus(earlier, "an earlier operation");
     if (status.ok()) status = NcclStatus(call(), what);
-    in_nccl_ = false;
+    *in_nccl_ = false;
     return aborted_ ? absl::UnavailableError("the group was aborted") : status;
   }
 
@@ -174,23 +174,33 @@ class NcclCommunicator : public Communicator {
   int device_ = 0;
   int compute_capability_ = 0;
   std::unique_ptr<PeerRegions> peers_;  // null: NCCL alone
-  std::atomic<bool> in_nccl_{false};    // the engine's thread is inside NCCL
+  // The engine's thread is inside NCCL. Shared with the thread of Abort(), which may outlive this.
+  const std::shared_ptr<std::atomic<bool>> in_nccl_ = std::make_shared<std::atomic<bool>>(false);
   std::atomic<bool> aborted_{false};
 };
+
+// Ends what waits in `comm` on host and device, then frees it once nobody is inside. In a group,
+// ncclCommAbort raises its flag at once but frees at ncclGroupEnd; outside of one it would free
+// under a thread that is still leaving, such as one that was connecting to a peer.
+void AbortAndFree(ncclComm_t comm, int device, const std::atomic<bool>& in_nccl) {
+  if (cudaSetDevice(device) != cudaSuccess) return;
+  absl::Status status = NcclStatus(ncclGroupStart(), "aborting a group: start");
+  if (status.ok()) status = NcclStatus(ncclCommAbort(comm), "aborting a group");
+  const absl::Time deadline = absl::Now() + kLeaveWait;
+  while (in_nccl && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+  if (status.ok() && in_nccl)
+    status = absl::InternalError(absl::StrCat(
+        "aborting a group: a call is still inside NCCL after ", absl::FormatDuration(kLeaveWait)));
+  // Waits for CUDA graphs that hold the group's operations to be destroyed, which may be never.
+  if (status.ok()) status = NcclStatus(ncclGroupEnd(), "freeing an aborted group");
+  if (!status.ok()) LogError(status.message());
+}
 
 void NcclCommunicator::Abort() {
   if (aborted_.exchange(true)) return;
   if (peers_ != nullptr) peers_->Abort();
-  // ncclCommAbort frees the communicator: give the engine's thread time to leave it. A thread that
-  // is stuck inside is freed by the abort itself.
-  const absl::Time deadline = absl::Now() + kLeaveWait;
-  while (in_nccl_ && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
-  // After raising its flag, which ends kernels that wait for peers, ncclCommAbort waits for CUDA
-  // graphs that hold its operations to be destroyed, which may be never.
-  CallWithin(kAbortWait, [comm = comm_, device = device_] {
-    if (cudaSetDevice(device) != cudaSuccess) return;
-    const absl::Status aborted = NcclStatus(ncclCommAbort(comm), "aborting a group");
-    if (!aborted.ok()) LogError(aborted.message());
+  CallWithin(kAbortWait, [comm = comm_, device = device_, in_nccl = in_nccl_] {
+    AbortAndFree(comm, device, *in_nccl);
   });
 }
 

@@ -35,8 +35,13 @@ struct NcclOptions {
 // not all share a host with peer access, or a rank has no region, NCCL alone is used and a log line
 // says why. All operations can be captured in CUDA graphs.
 //
-// Destroyed when the device is idle and graphs with its operations are gone; the destructor waits
-// for NCCL at most 10 s, Abort() at most 1 s. kFailedPrecondition: NCCL_NVLS_ENABLE is not "0".
+// NCCL connects to a peer when an operation first needs it: that call waits on the host for the
+// peers to make it too. Later calls enqueue and return.
+//
+// Abort() takes at most 1 s and ends both kinds of wait, on the host with kUnavailable, on the
+// device with undefined results; nothing but the destructor is of use afterwards. Destroyed when
+// the device is idle and graphs with its operations are gone; the destructor waits for NCCL at most
+// 10 s. kFailedPrecondition: NCCL_NVLS_ENABLE is not "0".
 // kInternal: NCCL or CUDA refused, with its text.
 absl::StatusOr<std::unique_ptr<Communicator>> NewNcclCommunicator(MPI_Comm mpi, const Ops& ops,
                                                                   const NcclOptions& options);

@@ -7,6 +7,7 @@
 #include <absl/time/clock.h>
 
 #include "tests/parallel/contract.h"
+#include "tests/parallel/mpi_world.h"
 
 namespace tessera {
 namespace {
@@ -14,17 +15,8 @@ namespace {
 using ::testing::_;
 using testing::CpuStream;
 using testing::StatusIs;
-
-int WorldRank() {
-  int rank = -1;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  return rank;
-}
-int WorldSize() {
-  int size = -1;
-  MPI_Comm_size(MPI_COMM_WORLD, &size);
-  return size;
-}
+using testing::WorldRank;
+using testing::WorldSize;
 
 // A group of all ranks.
 class MpiCommunicatorTest : public ::testing::Test {

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 
+#include "tests/parallel/mpi_world.h"
 #include "tests/parallel/plan_contract.h"
 
 namespace tessera {
@@ -12,14 +13,9 @@ namespace {
 
 using ::testing::_;
 using testing::StatusIs;
+using testing::WorldRank;
 
 constexpr int64_t kBytes = 50000;  // several messages between hosts
-
-int WorldRank() {
-  int rank = -1;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  return rank;
-}
 
 double ThreadCpuSeconds() {
   timespec now;

@@ -1,7 +1,9 @@
 // Run under mpirun by all ranks at once, each on a GPU of its own.
 #include <algorithm>
+#include <cstdio>
 #include <functional>
 #include <string>
+#include <thread>
 
 #include <absl/strings/str_cat.h>
 #include <absl/time/clock.h>
@@ -12,6 +14,7 @@
 #include "kernels/norm/rms_norm.h"
 #include "parallel/nccl_communicator.h"
 #include "tests/kernels/comm/comm_reference.h"
+#include "tests/parallel/mpi_world.h"
 #include "tests/support/status_matchers.h"
 
 namespace tessera {
@@ -21,6 +24,8 @@ using ::testing::_;
 using testing::NormCase;
 using testing::RandomBf16;
 using testing::StatusIs;
+using testing::WorldRank;
+using testing::WorldSize;
 
 #define ASSERT_CUDA(call) ASSERT_EQ(call, cudaSuccess)
 
@@ -35,17 +40,6 @@ const Ops& CudaOps() {
     return o;
   }();
   return ops;
-}
-
-int WorldRank() {
-  int rank = -1;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  return rank;
-}
-int WorldSize() {
-  int size = -1;
-  MPI_Comm_size(MPI_COMM_WORLD, &size);
-  return size;
 }
 
 // The parameter says whether small operations go peer to peer or all go through NCCL.
@@ -95,11 +89,11 @@ void ExpectSameOnAllRanks(const std::vector<uint16_t>& values) {
   EXPECT_TRUE(first == values);
 }
 
-class NcclTest : public ::testing::TestWithParam<Way> {
+class NcclFixture : public ::testing::Test {
  protected:
   static void SetUpTestSuite() { KeepNvlinkMulticastOff(); }
 
-  void SetUp() override {
+  void Form(Way way) {
     int gpus = 0;
     if (cudaGetDeviceCount(&gpus) != cudaSuccess) gpus = 0;
     if (gpus < WorldSize()) GTEST_SKIP() << gpus << " GPUs for " << WorldSize() << " ranks";
@@ -110,7 +104,7 @@ class NcclTest : public ::testing::TestWithParam<Way> {
     ASSERT_CUDA(cudaStreamCreateWithFlags(&stream_.cuda, cudaStreamNonBlocking));
     stream_.device = Device::kCuda;
     NcclOptions options;
-    if (GetParam() == Way::kPeers) {
+    if (way == Way::kPeers) {
       options.peer_region = static_cast<char*>(arena_) + kOffset;
       options.peer_region_bytes = bytes;
     }
@@ -127,6 +121,33 @@ class NcclTest : public ::testing::TestWithParam<Way> {
   }
 
   void Finish() { ASSERT_CUDA(cudaStreamSynchronize(stream_.cuda)); }
+
+  // A stream that never ends would hold every later CUDA call and so the report of it: then all
+  // ranks are ended here.
+  void ExpectStreamEnds(absl::Duration limit) {
+    const absl::Time deadline = absl::Now() + limit;
+    cudaError_t state = cudaErrorNotReady;
+    while ((state = cudaStreamQuery(stream_.cuda)) == cudaErrorNotReady) {
+      if (absl::Now() > deadline) {
+        std::printf("rank %d: its stream goes on %s after the abort\n", WorldRank(),
+                    absl::FormatDuration(limit).c_str());
+        std::fflush(stdout);
+        MPI_Abort(MPI_COMM_WORLD, 1);
+      }
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    EXPECT_EQ(state, cudaSuccess);
+  }
+
+  static constexpr int64_t kOffset = 4096 + 256;
+  void* arena_ = nullptr;
+  Stream stream_;
+  std::unique_ptr<Communicator> group_;
+};
+
+class NcclTest : public NcclFixture, public ::testing::WithParamInterface<Way> {
+ protected:
+  void SetUp() override { Form(GetParam()); }
 
   void ExpectNorm(int64_t t, int64_t d, int call) {
     SCOPED_TRACE(absl::StrCat("t ", t, " d ", d));
@@ -159,11 +180,6 @@ class NcclTest : public ::testing::TestWithParam<Way> {
     ExpectSameOnAllRanks(got_residual);
     ExpectSameOnAllRanks(got_y);
   }
-
-  static constexpr int64_t kOffset = 4096 + 256;
-  void* arena_ = nullptr;
-  Stream stream_;
-  std::unique_ptr<Communicator> group_;
 };
 INSTANTIATE_TEST_SUITE_P(Ways, NcclTest, ::testing::Values(Way::kPeers, Way::kNcclAlone),
                          [](const auto& info) {
@@ -324,20 +340,56 @@ TEST_P(NcclTest, ReplayedGraphsSeeChangingData) {
   ASSERT_CUDA(cudaGraphExecDestroy(replay));
 }
 
-// Last: the group cannot be used any more.
-TEST_P(NcclTest, AbortEndsAWaitForAPeerThatNeverComes) {
+// Far below the 20 s after which a kernel gives up by itself; Abort() takes up to 1 s of it.
+constexpr absl::Duration kAbortLimit = absl::Seconds(3);
+
+TEST_P(NcclTest, AbortEndsAKernelThatWaitsForAPeer) {
   if (WorldSize() == 1) GTEST_SKIP() << "needs a peer";
   DeviceArray data(RandomBf16(8, WorldRank(), 1024));
-  const absl::Time start = absl::Now();
+  ASSERT_OK(group_->AllReduceSum(data.get(), 1024, DType::kBf16, stream_));  // connects
+  Finish();
   if (WorldRank() == 0) {
-    ASSERT_OK(group_->AllReduceSum(data.get(), 1024, DType::kBf16, stream_));
+    const absl::Time start = absl::Now();
+    EXPECT_OK(group_->AllReduceSum(data.get(), 1024, DType::kBf16, stream_));
     EXPECT_EQ(cudaStreamQuery(stream_.cuda), cudaErrorNotReady);
+    group_->Abort();
+    ExpectStreamEnds(kAbortLimit);
+    EXPECT_LT(absl::Now() - start, kAbortLimit);
   }
+  MPI_Barrier(MPI_COMM_WORLD);  // the peers never come, but are there until rank 0 has given up
   group_->Abort();
   EXPECT_THAT(group_->AllReduceSum(data.get(), 1024, DType::kBf16, stream_),
               StatusIs(absl::StatusCode::kUnavailable, _));
-  EXPECT_EQ(cudaStreamSynchronize(stream_.cuda), cudaSuccess);
-  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+  EXPECT_THAT(group_->Broadcast(data.get(), 1024, 0, stream_),
+              StatusIs(absl::StatusCode::kUnavailable, _));
+}
+
+class NcclAloneTest : public NcclFixture {
+ protected:
+  void SetUp() override { Form(Way::kNcclAlone); }
+};
+
+// The first operation of a group: NCCL connects to the peers inside the call.
+TEST_F(NcclAloneTest, AbortEndsACallThatConnectsToAPeer) {
+  if (WorldSize() == 1) GTEST_SKIP() << "needs a peer";
+  DeviceArray data(RandomBf16(8, WorldRank(), 1024));
+  if (WorldRank() == 0) {
+    const absl::Time start = absl::Now();
+    std::thread aborter([this] {
+      absl::SleepFor(absl::Milliseconds(500));  // nothing tells that NCCL has begun to wait
+      group_->Abort();
+    });
+    const absl::Status status = group_->AllReduceSum(data.get(), 1024, DType::kBf16, stream_);
+    // An NCCL that connects when the group forms only enqueues here.
+    if (!status.ok()) {
+      EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnavailable, _));
+    }
+    aborter.join();
+    ExpectStreamEnds(kAbortLimit);
+    EXPECT_LT(absl::Now() - start, kAbortLimit);
+  }
+  MPI_Barrier(MPI_COMM_WORLD);
+  group_->Abort();
 }
 
 TEST(NewNcclCommunicator, RefusesToStartWithMulticastOn) {
