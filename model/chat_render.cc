@@ -246,6 +246,28 @@ absl::Status CheckRoles(Family family, Messages messages) {
 
 }  // namespace
 
+std::vector<std::string> ControlTokens(const ChatStyle& style) {
+  std::vector<std::string> tokens;
+  for (const std::string* token : {&style.bos, &style.eos})
+    if (!token->empty()) tokens.push_back(*token);
+  switch (style.family) {
+    case Family::kChatMl:
+    case Family::kQwen15:
+    case Family::kQwen25:
+    case Family::kQwen3:
+      tokens.insert(tokens.end(), {"<|im_start|>", "<|im_end|>"});
+      break;
+    case Family::kLlama3:
+    case Family::kLlama31:
+    case Family::kLlama32:
+      tokens.insert(tokens.end(), {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"});
+      break;
+    case Family::kLlama2:  // [INST] is ordinary text
+      break;
+  }
+  return tokens;
+}
+
 absl::StatusOr<std::vector<ChatSegment>> RenderChat(const ChatStyle& style, Messages messages,
                                                     const RenderOptions& options) {
   RETURN_IF_ERROR(CheckRoles(style.family, messages));

@@ -38,6 +38,10 @@ struct ChatStyle {
   std::string bos, eos;                       // spellings; kChatMl begins with `bos`, often empty
 };
 
+// The special tokens that the style spells out for every conversation; a tokenizer that lacks one
+// would take its spelling for text.
+std::vector<std::string> ControlTokens(const ChatStyle& style);
+
 // The conversation as one text; no segment is empty. kInvalidArgument: no messages, a role that the
 // style does not know, or (llama2) roles that do not alternate.
 absl::StatusOr<std::vector<ChatSegment>> RenderChat(const ChatStyle& style,

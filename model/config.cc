@@ -1,6 +1,7 @@
 #include "model/config.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <utility>
 
@@ -8,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/status_macros.h"
+#include "model/checkpoint.h"
 #include "model/families.h"
 #include "model/file.h"
 #include "model/json.h"
@@ -30,6 +32,7 @@ constexpr IntRange kIntermediate = {1, int64_t{1} << 22};
 constexpr IntRange kVocab = {1, int64_t{1} << 24};
 constexpr IntRange kPositions = {1, int64_t{1} << 24};
 constexpr IntRange kExperts = {1, 1024};
+constexpr std::array<absl::string_view, 2> kDTypeFields = {"torch_dtype", "dtype"};
 // Far above any model; keeps every later count of elements and bytes inside 64 bits.
 constexpr int64_t kMaxParameters = 1'000'000'000'000'000;
 
@@ -160,7 +163,7 @@ absl::Status ParseNumerics(const Source& from, ModelConfig& config) {
   } else {
     config.qkv_bias = true;
   }
-  for (const absl::string_view field : {"torch_dtype", "dtype"}) {
+  for (const absl::string_view field : kDTypeFields) {
     ASSIGN_OR_RETURN(const std::optional<std::string> text,
                      FindString(from.object, field, from.name));
     if (!text) continue;
@@ -260,6 +263,34 @@ absl::StatusOr<ModelConfig> ParseObject(const Source& from) {
   return config;
 }
 
+absl::StatusOr<json> ParseText(absl::string_view text, absl::string_view source) {
+  absl::StatusOr<json> object = ParseJson(text, source);
+  if (!object.ok()) return absl::InvalidArgumentError(object.status().message());
+  return object;
+}
+
+absl::StatusOr<ModelConfig> ParseConfig(const json& object, absl::string_view source) {
+  ASSIGN_OR_RETURN(const Family* family, ParseArchitecture(object, source));
+  return ParseObject({object, source, *family});
+}
+
+bool NamesDType(const json& object) {
+  return std::any_of(kDTypeFields.begin(), kDTypeFields.end(), [&](absl::string_view field) {
+    const auto found = object.find(std::string(field));
+    return found != object.end() && !found->is_null();
+  });
+}
+
+// The embedding's; bf16 where there are no weights, or no embedding, which is refused later.
+absl::StatusOr<DType> CheckpointDType(const std::string& dir) {
+  const absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(dir);
+  if (absl::IsNotFound(checkpoint.status())) return DType::kBf16;
+  if (!checkpoint.ok()) return checkpoint.status();
+  const absl::StatusOr<const TensorEntry*> embedding =
+      checkpoint->Find("model.embed_tokens.weight");
+  return embedding.ok() && IsFloat((*embedding)->dtype) ? (*embedding)->dtype : DType::kBf16;
+}
+
 }  // namespace
 
 bool ModelConfig::IsSparse(int64_t layer) const {
@@ -269,16 +300,19 @@ bool ModelConfig::IsSparse(int64_t layer) const {
 }
 
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text, absl::string_view source) {
-  absl::StatusOr<json> object = ParseJson(text, source);
-  if (!object.ok()) return absl::InvalidArgumentError(object.status().message());
-  ASSIGN_OR_RETURN(const Family* family, ParseArchitecture(*object, source));
-  return ParseObject({*object, source, *family});
+  ASSIGN_OR_RETURN(const json object, ParseText(text, source));
+  return ParseConfig(object, source);
 }
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
   const std::string path = absl::StrCat(dir, "/config.json");
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
-  return ParseModelConfig(text, path);
+  ASSIGN_OR_RETURN(const json object, ParseText(text, path));
+  ASSIGN_OR_RETURN(ModelConfig config, ParseConfig(object, path));
+  if (!NamesDType(object)) {
+    ASSIGN_OR_RETURN(config.dtype, CheckpointDType(dir));
+  }
+  return config;
 }
 
 }  // namespace tessera

@@ -73,10 +73,12 @@ struct ModelConfig {
 // quantization; sliding windows in use.
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json, absl::string_view source);
 
-// ParseModelConfig of DIR/config.json. kNotFound: no such file.
+// ParseModelConfig of DIR/config.json. Where that names no dtype, it is the checkpoint's, of which
+// only headers are read; bf16 if there is none. kNotFound: no config.json. In that case too: the
+// other errors of Checkpoint::Open.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir);
 
-// inv_freq[head_size / 2] in fp32, computed in double, and the factor on cos and sin.
+// inv_freq[head_size / 2], rounded as transformers does, and the factor on cos and sin.
 struct RopeTable {
   std::vector<float> inv_freq;
   float scale = 1.f;

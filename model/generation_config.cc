@@ -1,5 +1,7 @@
 #include "model/generation_config.h"
 
+#include <limits>
+
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
 
@@ -17,6 +19,7 @@ constexpr int64_t kMaxFileBytes = int64_t{1} << 20;
 constexpr int64_t kMaxNewTokens = int64_t{1} << 24;
 constexpr double kMaxTemperature = 100.0;
 constexpr double kMaxPenalty = 100.0;
+constexpr int64_t kMaxTopK = std::numeric_limits<int32_t>::max();
 
 enum class Low { kIncluded, kExcluded };
 
@@ -41,8 +44,7 @@ absl::Status Read(const json& object, absl::string_view field, absl::string_view
   return absl::OkStatus();
 }
 
-absl::Status ReadSampling(const json& object, absl::string_view source, int64_t vocab,
-                          GenerationConfig& result) {
+absl::Status ReadSampling(const json& object, absl::string_view source, GenerationConfig& result) {
   double temperature = 1.0;
   RETURN_IF_ERROR(
       Read(object, "temperature", source, {0.0, Low::kIncluded, kMaxTemperature}, temperature));
@@ -54,7 +56,7 @@ absl::Status ReadSampling(const json& object, absl::string_view source, int64_t 
                        result.repetition_penalty));
   ASSIGN_OR_RETURN(const std::optional<int64_t> top_k, FindInt(object, "top_k", source));
   if (top_k) {
-    ASSIGN_OR_RETURN(result.top_k, GetIntIn(object, "top_k", source, {0, vocab}));
+    ASSIGN_OR_RETURN(result.top_k, GetIntIn(object, "top_k", source, {0, kMaxTopK}));
   }
   ASSIGN_OR_RETURN(result.max_new_tokens, FindInt(object, "max_new_tokens", source));
   if (!result.max_new_tokens) return absl::OkStatus();
@@ -69,7 +71,7 @@ absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view text,
   const absl::StatusOr<json> object = ParseJson(text, source);
   if (!object.ok()) return absl::InvalidArgumentError(object.status().message());
   GenerationConfig result;
-  RETURN_IF_ERROR(ReadSampling(*object, source, config.vocab, result));
+  RETURN_IF_ERROR(ReadSampling(*object, source, result));
   ASSIGN_OR_RETURN(result.eos_ids, FindTokenIds(*object, "eos_token_id", source, config.vocab));
   if (result.eos_ids.empty()) result.eos_ids = config.eos_ids;
   ASSIGN_OR_RETURN(result.bos_id, FindTokenId(*object, "bos_token_id", source, config.vocab));

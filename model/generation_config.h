@@ -30,7 +30,7 @@ struct GenerationConfig {
 // Reads generation_config.json's text; `source` names it in errors. Unknown fields are ignored.
 // kInvalidArgument: not a JSON object, or a field of the wrong type or outside its range (named,
 // with the value): temperature 0 to 100, top_p above 0 to 1, min_p 0 to 1, top_k and token ids
-// inside the vocabulary, repetition_penalty above 0 to 100, max_new_tokens at least 1.
+// from 0 to 2^31 - 1, repetition_penalty above 0 to 100, max_new_tokens at least 1.
 absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view json,
                                                        absl::string_view source,
                                                        const ModelConfig& config);

@@ -76,7 +76,8 @@ absl::Status ParseYarn(const json& rope, absl::string_view source, RopeConfig& r
                                                    result.beta_slow));
   }
   ASSIGN_OR_RETURN(const std::optional<bool> truncate, FindBool(rope, "truncate", source));
-  result.truncate = truncate.value_or(true);
+  // Absent is true; null is false, as where transformers tests it.
+  result.truncate = truncate.value_or(!rope.contains("truncate"));
   return absl::OkStatus();
 }
 
@@ -98,6 +99,19 @@ absl::StatusOr<std::pair<json, std::string>> FindRopeObject(const json& config,
   return std::pair(json::object(), absl::StrCat(source, ": rope"));
 }
 
+// original_max_position_embeddings of the whole config, else of its rope object, else `fallback`:
+// transformers' order (modeling_rope_utils.py, standardize_rope_params).
+absl::StatusOr<int64_t> OriginalPositions(const json& config, absl::string_view source,
+                                          const json& rope, absl::string_view rope_name,
+                                          int64_t fallback) {
+  constexpr absl::string_view kField = "original_max_position_embeddings";
+  for (const auto& [object, name] : {std::pair(&config, source), {&rope, rope_name}}) {
+    ASSIGN_OR_RETURN(const std::optional<int64_t> given, FindInt(*object, kField, name));
+    if (given) return GetIntIn(*object, kField, name, {1, kMaxPositions});
+  }
+  return fallback;
+}
+
 absl::Status CheckWholeRotation(const json& object, absl::string_view source) {
   ASSIGN_OR_RETURN(const std::optional<double> partial,
                    FindDouble(object, "partial_rotary_factor", source));
@@ -113,15 +127,51 @@ double CorrectionDimension(const RopeConfig& rope, double rotations, double size
          (2.0 * std::log(rope.theta));
 }
 
-// docs/formats.md, "RoPE scaling": frequencies between two bounds blend, below them they shrink.
-double Llama3Frequency(const RopeConfig& rope, double frequency) {
-  const double turns =
-      static_cast<double>(rope.original_max_positions) * frequency / (2.0 * std::numbers::pi);
-  if (turns < rope.low_freq_factor) return frequency / rope.factor;
-  if (turns > rope.high_freq_factor) return frequency;
-  const double blend =
-      (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
-  return (1.0 - blend) * frequency / rope.factor + blend * frequency;
+// The formulas below are modeling_rope_utils.py's in fp32 and in its order of operations, where
+// `number / tensor` is the tensor's reciprocal times the number. Models were trained with that
+// rounding: one ulp of a frequency is 0.01 radians at 131,072 positions.
+
+// theta^(2 pair / head_size)
+float Period(const RopeConfig& rope, int64_t pair, int64_t head_size) {
+  const float exponent = static_cast<float>(2 * pair) / static_cast<float>(head_size);
+  return static_cast<float>(
+      std::pow(static_cast<double>(static_cast<float>(rope.theta)), static_cast<double>(exponent)));
+}
+
+// Frequencies between two bounds blend, below them they shrink.
+float Llama3Frequency(const RopeConfig& rope, float frequency) {
+  const auto factor = static_cast<float>(rope.factor);
+  const auto positions = static_cast<double>(rope.original_max_positions);
+  const float wavelength = 1.f / frequency * static_cast<float>(2.0 * std::numbers::pi);
+  if (wavelength > static_cast<float>(positions / rope.low_freq_factor)) return frequency / factor;
+  if (wavelength < static_cast<float>(positions / rope.high_freq_factor)) return frequency;
+  const float turns = 1.f / wavelength * static_cast<float>(positions);
+  const float blend = (turns - static_cast<float>(rope.low_freq_factor)) /
+                      static_cast<float>(rope.high_freq_factor - rope.low_freq_factor);
+  return (1.f - blend) * frequency / factor + blend * frequency;
+}
+
+// The pairs between which yarn goes over from the frequency itself to the frequency / factor.
+struct YarnRamp {
+  double low;
+  double high;
+};
+
+YarnRamp MakeYarnRamp(const RopeConfig& rope, int64_t head_size) {
+  const auto size = static_cast<double>(head_size);
+  YarnRamp ramp = {CorrectionDimension(rope, rope.beta_fast, size),
+                   CorrectionDimension(rope, rope.beta_slow, size)};
+  if (rope.truncate) ramp = {std::floor(ramp.low), std::ceil(ramp.high)};
+  ramp = {std::max(ramp.low, 0.0), std::min(ramp.high, size - 1.0)};
+  if (ramp.low == ramp.high) ramp.high += 0.001;
+  return ramp;
+}
+
+float YarnFrequency(const RopeConfig& rope, const YarnRamp& ramp, int64_t pair, float period) {
+  const float along = (static_cast<float>(pair) - static_cast<float>(ramp.low)) /
+                      static_cast<float>(ramp.high - ramp.low);
+  const float own = 1.f - std::clamp(along, 0.f, 1.f);
+  return 1.f / (static_cast<float>(rope.factor) * period) * (1.f - own) + 1.f / period * own;
 }
 
 }  // namespace
@@ -144,13 +194,8 @@ absl::StatusOr<RopeConfig> ParseRope(const json& config, int64_t max_positions,
     ASSIGN_OR_RETURN(type, FindString(rope, "type", name));
   }
   if (!type || *type == "default") return result;
-  result.original_max_positions = max_positions;
-  ASSIGN_OR_RETURN(const std::optional<int64_t> original,
-                   FindInt(rope, "original_max_position_embeddings", name));
-  if (original) {
-    ASSIGN_OR_RETURN(result.original_max_positions,
-                     GetIntIn(rope, "original_max_position_embeddings", name, {1, kMaxPositions}));
-  }
+  ASSIGN_OR_RETURN(result.original_max_positions,
+                   OriginalPositions(config, source, rope, name, max_positions));
   if (*type == "llama3") {
     RETURN_IF_ERROR(ParseLlama3(rope, name, result));
   } else if (*type == "yarn") {
@@ -164,32 +209,18 @@ absl::StatusOr<RopeConfig> ParseRope(const json& config, int64_t max_positions,
 
 RopeTable MakeRopeTable(const RopeConfig& rope, int64_t head_size) {
   RopeTable table;
-  const auto size = static_cast<double>(head_size);
-  double low = 0.0;
-  double high = 0.0;
+  YarnRamp ramp = {};
   if (rope.kind == RopeKind::kYarn) {
-    low = CorrectionDimension(rope, rope.beta_fast, size);
-    high = CorrectionDimension(rope, rope.beta_slow, size);
-    if (rope.truncate) {
-      low = std::floor(low);
-      high = std::ceil(high);
-    }
-    low = std::max(low, 0.0);
-    high = std::min(high, size - 1.0);
-    if (low == high) high += 0.001;
+    ramp = MakeYarnRamp(rope, head_size);
     const double by_rule = rope.factor > 1.0 ? 0.1 * std::log(rope.factor) + 1.0 : 1.0;
     table.scale = static_cast<float>(rope.attention_factor > 0.0 ? rope.attention_factor : by_rule);
   }
-  for (int64_t i = 0; i < head_size / 2; ++i) {
-    const auto pair = static_cast<double>(i);
-    double frequency = std::pow(rope.theta, -2.0 * pair / size);
-    if (rope.kind == RopeKind::kLlama3) {
-      frequency = Llama3Frequency(rope, frequency);
-    } else if (rope.kind == RopeKind::kYarn) {
-      const double ramp = std::clamp((pair - low) / (high - low), 0.0, 1.0);
-      frequency = frequency / rope.factor * ramp + frequency * (1.0 - ramp);
-    }
-    table.inv_freq.push_back(static_cast<float>(frequency));
+  for (int64_t pair = 0; pair < head_size / 2; ++pair) {
+    const float period = Period(rope, pair, head_size);
+    float frequency = 1.f / period;
+    if (rope.kind == RopeKind::kLlama3) frequency = Llama3Frequency(rope, frequency);
+    if (rope.kind == RopeKind::kYarn) frequency = YarnFrequency(rope, ramp, pair, period);
+    table.inv_freq.push_back(frequency);
   }
   return table;
 }

@@ -13,9 +13,10 @@ namespace tessera {
 
 // `config` is the whole of config.json: `rope_theta` with `rope_scaling` (transformers 4) or
 // `rope_parameters` (transformers 5); rope_scaling wins where both are given, as in transformers.
-// `max_positions` stands in for an absent original_max_position_embeddings.
-// kInvalidArgument: a field of the wrong type or outside its range. kUnimplemented: a rope type
-// other than default, llama3 and yarn, one per layer type, or a partial rotation.
+// original_max_position_embeddings beside them wins over one inside, as there; `max_positions`
+// stands in where both are absent. kInvalidArgument: a field of the wrong type or outside its
+// range. kUnimplemented: a rope type other than default, llama3 and yarn, one per layer type, or a
+// partial rotation.
 absl::StatusOr<RopeConfig> ParseRope(const nlohmann::json& config, int64_t max_positions,
                                      absl::string_view source);
 

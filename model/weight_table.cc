@@ -1,7 +1,9 @@
 #include "model/weight_table.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
@@ -167,6 +169,33 @@ bool IsStray(const ModelConfig& config, absl::string_view name) {
          (config.tied_embeddings && name == kHeadTensor);
 }
 
+// The head of a tied model may be in the files as a copy of the embedding. One that differs is
+// trained: transformers 5 uses it, transformers 4 drops it, so the files must say which. Compares
+// rows spread over the vocabulary, to read megabytes rather than the whole of both.
+absl::Status CheckTiedHead(const Checkpoint& checkpoint) {
+  constexpr int64_t kComparedRows = 256;
+  const absl::StatusOr<const TensorEntry*> head = checkpoint.Find(kHeadTensor);
+  const absl::StatusOr<const TensorEntry*> embedding = checkpoint.Find(kEmbedTensor);
+  if (!head.ok() || !embedding.ok()) return absl::OkStatus();
+  const absl::Status differs = absl::DataLossError(absl::StrCat(
+      checkpoint.file_path((*head)->file), ": tensor ", kHeadTensor, " differs from ", kEmbedTensor,
+      ", and tie_word_embeddings is true; must be false for a head of its own"));
+  if ((*head)->shape != (*embedding)->shape || (*head)->dtype != (*embedding)->dtype)
+    return differs;
+  const int64_t rows = (*head)->rows();
+  const int64_t compared = std::min(rows, kComparedRows);
+  std::vector<char> ours(static_cast<size_t>((*head)->cols() * SizeOf((*head)->dtype)));
+  std::vector<char> theirs(ours.size());
+  for (int64_t i = 0; i < compared; ++i) {
+    const int64_t row = compared == 1 ? 0 : i * (rows - 1) / (compared - 1);
+    const TensorBlock block = {row, row + 1, 0, (*head)->cols()};
+    RETURN_IF_ERROR(checkpoint.Read(**head, block, ours.data()));
+    RETURN_IF_ERROR(checkpoint.Read(**embedding, block, theirs.data()));
+    if (ours != theirs) return differs;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<WeightSpec>> WeightTable(const ModelConfig& config, const Shard& shard) {
@@ -191,6 +220,7 @@ absl::Status CheckTensors(const ModelConfig& config, const Checkpoint& checkpoin
       known.insert(part.tensor);
     }
   }
+  if (config.tied_embeddings) RETURN_IF_ERROR(CheckTiedHead(checkpoint));
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     if (known.count(name) > 0 || IsStray(config, name)) continue;
     return absl::DataLossError(absl::StrCat(checkpoint.file_path(tensor.file), ": tensor ",

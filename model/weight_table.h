@@ -49,9 +49,9 @@ struct WeightSpec {
 absl::StatusOr<std::vector<WeightSpec>> WeightTable(const ModelConfig& config, const Shard& shard);
 
 // Checks that `checkpoint` has every tensor of the table with its shape and a float dtype, and no
-// tensor the model does not know (stray rotary_emb.inv_freq and a redundant tied head are allowed).
-// kDataLoss: names tensor, shape seen and needed. kUnimplemented: routed experts, quantized
-// weights.
+// tensor the model does not know (stray rotary_emb.inv_freq and a tied head that equals the
+// embedding are allowed). kDataLoss: names tensor, shape seen and needed. kUnimplemented: routed
+// experts, quantized weights. Errors of Checkpoint::Read.
 absl::Status CheckTensors(const ModelConfig& config, const Checkpoint& checkpoint);
 
 }  // namespace tessera

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include <absl/strings/str_replace.h>
 #include <gtest/gtest.h>
 
 #include "model/file.h"
@@ -55,6 +56,24 @@ TEST_P(ChatGolden, RendersAsTransformersDoes) {
 INSTANTIATE_TEST_SUITE_P(Templates, ChatGolden,
                          ::testing::Values("chatml", "qwen1.5", "qwen2", "qwen2.5", "qwen3",
                                            "llama2", "llama3", "llama3.1", "llama3.2"));
+
+// Every <...> that a plain conversation is rendered with, and nothing else.
+TEST(ChatTemplate, ControlTokensAreThoseThatEveryConversationPrints) {
+  const std::vector<ChatMessage> messages = {
+      {"system", "s"}, {"user", "u"}, {"assistant", "a"}, {"user", "v"}};
+  for (const std::string& name : ChatTemplate::Names()) {
+    SCOPED_TRACE(name);
+    ASSERT_OK_AND_ASSIGN(const ChatTemplate chat, ChatTemplate::FromName(name, kTokens));
+    ASSERT_OK_AND_ASSIGN(const auto segments, chat.Render(messages, {}));
+    std::string text = JoinSegments(segments);
+    for (const std::string& token : ControlTokens(chat.style())) {
+      EXPECT_NE(text.find(token), std::string::npos) << token;
+      text = absl::StrReplaceAll(text, {{token, ""}});
+    }
+    text = absl::StrReplaceAll(text, {{"<<SYS>>", ""}, {"<</SYS>>", ""}});  // llama2's plain text
+    EXPECT_EQ(text.find('<'), std::string::npos) << text;
+  }
+}
 
 TEST(ChatTemplate, ReadsTheTinyCheckpointsJinjaFileAsQwen2) {
   ASSERT_OK_AND_ASSIGN(const ChatTemplate chat, ChatTemplate::Load(TinyQwen2()));

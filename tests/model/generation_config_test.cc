@@ -104,14 +104,14 @@ TEST(ParseGenerationConfig, BadValuesAreNamed) {
       {"min_p", "-0.01"},
       {"min_p", "1.5"},
       {"top_k", "-1"},
-      {"top_k", "1001"},
+      {"top_k", "2147483648"},
       {"top_k", "20.5"},
       {"repetition_penalty", "0"},
       {"repetition_penalty", "1e9"},
       {"max_new_tokens", "0"},
       {"max_new_tokens", "1e3"},
       {"do_sample", "1"},
-      {"eos_token_id", "1000"},
+      {"eos_token_id", "2147483648"},
       {"eos_token_id", "[1, -1]"},
       {"eos_token_id", "\"</s>\""},
       {"eos_token_id", "[[1]]"},
@@ -123,6 +123,20 @@ TEST(ParseGenerationConfig, BadValuesAreNamed) {
                          AllOf(HasSubstr(std::string(kFile)), HasSubstr(field))))
         << field << " " << value;
   }
+}
+
+TEST(ParseGenerationConfig, IdsOutsideTheVocabularyCountAsAbsent) {
+  ASSERT_OK_AND_ASSIGN(const GenerationConfig some,
+                       Parse(R"({"eos_token_id": [1000, 9], "bos_token_id": 1000})"));
+  EXPECT_THAT(some.eos_ids, ElementsAre(9));
+  EXPECT_EQ(some.bos_id, 5);
+  ASSERT_OK_AND_ASSIGN(const GenerationConfig none, Parse(R"({"eos_token_id": 1000})"));
+  EXPECT_THAT(none.eos_ids, ElementsAre(7));
+}
+
+TEST(ParseGenerationConfig, TopKMayPassTheVocabulary) {
+  ASSERT_OK_AND_ASSIGN(const GenerationConfig config, Parse(R"({"top_k": 1001})"));
+  EXPECT_EQ(config.top_k, 1001);
 }
 
 TEST(ParseGenerationConfig, TooManyEosIdsAreInvalid) {

@@ -307,9 +307,10 @@ class CheckTensorsTest : public ::testing::Test {
     }
   }
 
-  // Writes the tensors of shapes_ and dtypes_ (zeros) and checks them.
+  // Writes the tensors of shapes_ and dtypes_ (zeros, but for last_bytes_) and checks them.
   absl::Status Check() {
     json header;
+    std::string body;
     int64_t offset = 0;
     for (const auto& [name, shape] : shapes_) {
       const std::string dtype = dtypes_.count(name) > 0 ? dtypes_[name] : "BF16";
@@ -317,10 +318,10 @@ class CheckTensorsTest : public ::testing::Test {
       for (const json& size : shape) bytes *= size.get<int64_t>();
       header[name] = TensorHeader(dtype, shape, offset, offset + bytes);
       offset += bytes;
+      body.resize(static_cast<size_t>(offset), '\0');
+      if (last_bytes_.count(name) > 0) body.back() = last_bytes_[name];
     }
-    dir_.Write(
-        "model.safetensors",
-        testing::SafetensorsBytes(header.dump(), std::string(static_cast<size_t>(offset), 0)));
+    dir_.Write("model.safetensors", testing::SafetensorsBytes(header.dump(), body));
     const absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(dir_.path());
     return checkpoint.ok() ? CheckTensors(config_, *checkpoint) : checkpoint.status();
   }
@@ -328,6 +329,7 @@ class CheckTensorsTest : public ::testing::Test {
   ModelConfig config_ = Config();
   std::map<std::string, json> shapes_;
   std::map<std::string, std::string> dtypes_;
+  std::map<std::string, char> last_bytes_;
   testing::TempDir dir_;
 };
 
@@ -384,6 +386,16 @@ TEST_F(CheckTensorsTest, StrayFrequenciesAreAllowed) {
 TEST_F(CheckTensorsTest, ARedundantTiedHeadIsAllowed) {
   config_.tied_embeddings = true;
   EXPECT_OK(Check());
+}
+
+TEST_F(CheckTensorsTest, ATiedHeadThatDiffersIsDataLoss) {
+  config_.tied_embeddings = true;
+  last_bytes_["lm_head.weight"] = 1;
+  EXPECT_THAT(Check(), StatusIs(kDataLoss, HasSubstr("lm_head.weight differs from")));
+
+  last_bytes_.clear();
+  dtypes_["lm_head.weight"] = "F16";
+  EXPECT_THAT(Check(), StatusIs(kDataLoss, HasSubstr("tie_word_embeddings is true")));
 }
 
 TEST_F(CheckTensorsTest, AnUntiedModelNeedsItsHead) {
