@@ -94,7 +94,7 @@ int RunBench(const Flags& flags, const Environment& environment) {
   const absl::StatusOr<std::vector<SpeedRow>> rows = RunAll(*connection, *options, *subject);
   if (!rows.ok()) return Fail(rows.status());
   const std::string json =
-      absl::StrCat(SpeedJson(*subject, *rows)
+      absl::StrCat(SpeedJson(*subject, *rows, environment.command)
                        .dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace),
                    "\n");
   std::fputs(flags.Switch("json") ? json.c_str() : SpeedTable(*subject, *rows).c_str(), stdout);

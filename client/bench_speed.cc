@@ -12,6 +12,7 @@
 #include "client/generate_call.h"
 #include "client/generate_result.h"
 #include "client/interrupt.h"
+#include "client/units.h"
 #include "common/status_macros.h"
 
 namespace tessera {
@@ -32,8 +33,6 @@ double MedianOf(const std::vector<SpeedSample>& samples, Of of) {
   for (const SpeedSample& sample : samples) values.push_back(of(sample));
   return Median(std::move(values));
 }
-
-double GiB(int64_t bytes) { return static_cast<double>(bytes) / (int64_t{1} << 30); }
 
 absl::StatusOr<v1::GetStatusResponse> GetStatus(const Connection& connection) {
   const auto context = connection.NewContext(absl::Seconds(30));
@@ -89,20 +88,32 @@ absl::StatusOr<SpeedSubject> FindSubject(const Connection& connection, const std
                    [&](const v1::ModelStatus& m) { return m.info().name() == model; });
   if (found == status.models().end())
     return absl::NotFoundError(absl::StrCat("model \"", model, "\" is not loaded"));
+  const v1::ModelInfo& info = found->info();
+  if (info.state() != "READY")
+    return absl::UnavailableError(absl::StrCat("model ", model, ": not ready, ", info.state()));
   SpeedSubject subject{.model = model,
-                       .architecture = found->info().architecture(),
-                       .format = found->info().format(),
+                       .checkpoint = info.checkpoint(),
+                       .load_format = info.load_format(),
+                       .architecture = info.architecture(),
+                       .format = info.format(),
+                       .dtype = info.dtype(),
                        .version = status.version(),
-                       .vocab = found->info().vocab(),
-                       .context = found->info().context(),
+                       .vocab = info.vocab(),
+                       .context = info.context(),
                        .gpus = found->ranks_size(),
                        .tp = found->tp(),
                        .pp = found->pp()};
   if (subject.vocab < 1)
     return absl::InternalError(
         absl::StrCat("model \"", model, "\": vocabulary of ", subject.vocab));
-  for (const v1::RankStatus& rank : status.ranks())
-    if (rank.model() == model) subject.device = rank.device();
+  for (const v1::RankStatus& rank : status.ranks()) {
+    if (rank.model() != model) continue;
+    subject.commit = rank.commit();
+    subject.device = rank.device();
+    subject.driver = rank.driver_version();
+    subject.cuda = rank.runtime_version();
+    break;
+  }
   for (const v1::RankMemory& memory : found->memory()) {
     subject.predicted_bytes = std::max(subject.predicted_bytes, memory.predicted_bytes());
     subject.measured_bytes = std::max(subject.measured_bytes, memory.measured_bytes());
@@ -116,20 +127,19 @@ absl::StatusOr<SpeedSample> MeasureSpeed(const Connection& connection, const Spe
   const v1::GenerateRequest request = RandomRequest(subject, input_tokens, output_tokens, seed);
   GenerateResult result(WantedResult{});
   const absl::Time start = absl::Now();
-  absl::Time first = absl::InfiniteFuture(), last = start;
+  absl::Time first = absl::InfiniteFuture();
   RETURN_IF_ERROR(RunGenerate(connection, connection.NewContext(absl::Hours(1)), request, result,
                               [&](const v1::GenerateEvent& event) {
-                                if (event.tokens_size() == 0) return;
-                                last = absl::Now();
-                                first = std::min(first, last);
+                                if (event.tokens_size() > 0) first = std::min(first, absl::Now());
                               }));
   const absl::Time end = absl::Now();
   const auto seen = static_cast<int64_t>(result.choices()[0].tokens.size());
   if (seen != output_tokens)
     return absl::InternalError(absl::StrCat("the answer has ", seen, " tokens of ", output_tokens));
-  return SpeedSample{.total_s = absl::ToDoubleSeconds(end - start),
-                     .ttft_ms = absl::ToDoubleMilliseconds(first - start),
-                     .decode_s = absl::ToDoubleSeconds(last - first)};
+  return SpeedSample{
+      .total_s = absl::ToDoubleSeconds(end - start),
+      .ttft_ms = absl::ToDoubleMilliseconds(first - start),
+      .decode_s = result.choices()[0].timing.tpot_ms() * static_cast<double>(seen - 1) / 1000};
 }
 
 std::string SpeedTable(const SpeedSubject& subject, const std::vector<SpeedRow>& rows) {
@@ -146,7 +156,8 @@ std::string SpeedTable(const SpeedSubject& subject, const std::vector<SpeedRow>&
   return text;
 }
 
-ordered_json SpeedJson(const SpeedSubject& subject, const std::vector<SpeedRow>& rows) {
+ordered_json SpeedJson(const SpeedSubject& subject, const std::vector<SpeedRow>& rows,
+                       const std::string& command) {
   ordered_json list = ordered_json::array();
   for (const SpeedRow& row : rows) {
     ordered_json samples = ordered_json::array();
@@ -160,12 +171,20 @@ ordered_json SpeedJson(const SpeedSubject& subject, const std::vector<SpeedRow>&
                     {"samples", samples}});
   }
   return {{"benchmark", "speed"},
+          {"command", command},
           {"version", subject.version},
+          {"commit", subject.commit},
           {"date", absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone())},
           {"model", subject.model},
+          {"checkpoint", subject.checkpoint},
+          {"load_format", subject.load_format},
           {"architecture", subject.architecture},
+          {"dtype", subject.dtype},
           {"quantization", subject.format},
           {"device", subject.device},
+          {"driver", subject.driver},
+          {"cuda", subject.cuda},
+          {"context", subject.context},
           {"gpus", subject.gpus},
           {"tp", subject.tp},
           {"pp", subject.pp},

@@ -16,7 +16,7 @@ namespace tessera {
 struct SpeedSample {
   double total_s = 0;
   double ttft_ms = 0;
-  double decode_s = 0;  // first token to last
+  double decode_s = 0;  // first token to last, by the engine's clock
 };
 
 // Of one input length.
@@ -29,15 +29,18 @@ struct SpeedRow {
   double ttft_ms() const;
 };
 
-// What is measured; from ListModels and GetStatus.
+// What is measured; from GetStatus.
 struct SpeedSubject {
-  std::string model, architecture, format, device, version;
+  std::string model;  // as requests call it
+  std::string checkpoint, load_format, architecture, format, dtype;
+  std::string version, commit;       // of the workers' program
+  std::string device, driver, cuda;  // of the first rank; driver and cuda are empty on the CPU
   int64_t vocab = 0, context = 0;
   int64_t gpus = 0, tp = 0, pp = 0;
   int64_t predicted_bytes = 0, measured_bytes = 0;  // of the rank that has most
 };
 
-// kNotFound: no such model.
+// kNotFound: no such model. kUnavailable: it is not ready.
 absl::StatusOr<SpeedSubject> FindSubject(const Connection& connection, const std::string& model);
 
 // Runs one greedy request of `input_tokens` random ids that goes on for `output_tokens` past any
@@ -48,6 +51,8 @@ absl::StatusOr<SpeedSample> MeasureSpeed(const Connection& connection, const Spe
 
 // The rows as a table for people, and as the record of docs/cli.md.
 std::string SpeedTable(const SpeedSubject& subject, const std::vector<SpeedRow>& rows);
-nlohmann::ordered_json SpeedJson(const SpeedSubject& subject, const std::vector<SpeedRow>& rows);
+// `command`: the command line.
+nlohmann::ordered_json SpeedJson(const SpeedSubject& subject, const std::vector<SpeedRow>& rows,
+                                 const std::string& command);
 
 }  // namespace tessera

@@ -18,6 +18,7 @@ struct Environment {
   std::string tls_ca;       // $TESSERA_TLS_CA
   std::string token_file;   // $TESSERA_TOKEN_FILE
   std::string models_dir;   // directory of named models' config.json files
+  std::string command;      // the command line as a shell takes it, for records
 };
 
 // Exit codes of the program.

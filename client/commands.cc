@@ -11,6 +11,7 @@
 #include "client/interrupt.h"
 #include "client/plan_command.h"
 #include "client/text_commands.h"
+#include "common/build_commit.h"
 #include "common/version.h"
 
 namespace tessera {
@@ -61,7 +62,7 @@ int RunTessera(absl::Span<const std::string> args, const Environment& environmen
     return kExitOk;
   }
   if (name == "--version") {
-    std::printf("tessera %s\n", kVersion);
+    std::printf("tessera %s (%s)\n", kVersion, BuildCommit());
     return kExitOk;
   }
   const auto command = std::find_if(Commands().begin(), Commands().end(),

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include <absl/strings/ascii.h>
+#include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 
 #include "common/status_macros.h"
@@ -54,6 +55,8 @@ absl::StatusOr<Connection> Connection::Open(const Flags& flags, const Environmen
   if (!ca_file.empty()) {
     grpc::SslCredentialsOptions options;
     ASSIGN_OR_RETURN(options.pem_root_certs, ReadFile(ca_file, kMaxCredentialBytes));
+    if (!absl::StrContains(options.pem_root_certs, "-----BEGIN CERTIFICATE-----"))
+      return absl::InvalidArgumentError(absl::StrCat(ca_file, ": holds no PEM certificate"));
     credentials = grpc::SslCredentials(options);
   }
   const std::string token_file = flags.String("token-file").value_or(environment.token_file);

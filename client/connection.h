@@ -22,8 +22,8 @@ std::vector<FlagSpec> ConnectionFlags(absl::string_view default_timeout_s);
 
 class Connection {
  public:
-  // Opens a channel as the flags say; nothing is sent yet. kInvalidArgument: no address is known.
-  // Also the errors of reading the files of --tls-ca and --token-file.
+  // Opens a channel as the flags say; nothing is sent yet. kInvalidArgument: no address is known,
+  // --tls-ca holds no certificate, or --token-file no token. Also the errors of reading the two.
   static absl::StatusOr<Connection> Open(const Flags& flags, const Environment& environment);
 
   v1::Inference::Stub& inference() const { return *inference_; }

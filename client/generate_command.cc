@@ -217,7 +217,7 @@ Command GenerateCommand() {
       {.name = "prompt", .value = "TEXT", .help = "Prompt as text, continued as it is"},
       {.name = "prompt-file",
        .value = "FILE",
-       .help = "Prompt is FILE's text; - is standard input"},
+       .help = "Prompt is the text of FILE, which may be a pipe; - is standard input"},
       {.name = "chat", .value = "TEXT", .help = "A user's message, put into the chat template"},
       {.name = "n",
        .kind = FlagKind::kInt,

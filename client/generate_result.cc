@@ -1,5 +1,7 @@
 #include "client/generate_result.h"
 
+#include <algorithm>
+
 #include <absl/strings/str_cat.h>
 
 namespace tessera {
@@ -17,7 +19,7 @@ absl::string_view Name(v1::FinishReason reason) {
   }
 }
 
-absl::Status GenerateResult::Add(const v1::GenerateEvent& event) {
+absl::Status GenerateResult::Add(const v1::GenerateEvent& event, absl::Time now) {
   if (event.choice() < 0 || event.choice() >= static_cast<int64_t>(choices_.size())) {
     return absl::InternalError(
         absl::StrCat("the coordinator sent choice ", event.choice(), " of ", choices_.size()));
@@ -28,6 +30,10 @@ absl::Status GenerateResult::Add(const v1::GenerateEvent& event) {
     prompt_logprobs_.assign(event.prompt_logprobs().begin(), event.prompt_logprobs().end());
   ChoiceResult& choice = choices_[static_cast<size_t>(event.choice())];
   choice.tokens.insert(choice.tokens.end(), event.tokens().begin(), event.tokens().end());
+  if (event.tokens_size() > 0) {
+    choice.first_token = std::min(choice.first_token, now);
+    choice.last_token = now;
+  }
   choice.text += event.text();
   if (event.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
     choice.finish_reason = event.finish_reason();
@@ -45,12 +51,19 @@ absl::Status GenerateResult::CheckFinished() const {
   return absl::OkStatus();
 }
 
-void GenerateResult::Cancel() {
+void GenerateResult::Cancel(absl::Time now) {
   for (ChoiceResult& choice : choices_) {
     if (choice.finish_reason != v1::FINISH_REASON_UNSPECIFIED) continue;
     choice.finish_reason = v1::FINISH_REASON_CANCELLED;
     choice.usage.set_prompt_tokens(static_cast<int64_t>(prompt_tokens_.size()));
-    choice.usage.set_completion_tokens(static_cast<int64_t>(choice.tokens.size()));
+    const auto tokens = static_cast<int64_t>(choice.tokens.size());
+    choice.usage.set_completion_tokens(tokens);
+    choice.timing.set_total_ms(absl::ToDoubleMilliseconds(now - started_));
+    if (tokens < 1) continue;
+    choice.timing.set_ttft_ms(absl::ToDoubleMilliseconds(choice.first_token - started_));
+    if (tokens < 2) continue;
+    const absl::Duration decode = choice.last_token - choice.first_token;
+    choice.timing.set_tpot_ms(absl::ToDoubleMilliseconds(decode) / static_cast<double>(tokens - 1));
   }
 }
 
@@ -69,7 +82,10 @@ FloatJson GenerateResult::ChoiceJson(const ChoiceResult& choice) const {
     prompt_logprobs.push_back(nullptr);  // the first token has nothing before it
     for (const float logprob : prompt_logprobs_) prompt_logprobs.push_back(logprob);
   }
-  const auto ms = [](double value) { return static_cast<float>(value); };
+  const auto ms = [](bool known, double value) {
+    return known ? FloatJson(static_cast<float>(value)) : FloatJson(nullptr);
+  };
+  const v1::Timing& t = choice.timing;
   return {{"prompt_tokens", prompt_tokens_},
           {"tokens", tokens},
           {"text", choice.text},
@@ -80,10 +96,10 @@ FloatJson GenerateResult::ChoiceJson(const ChoiceResult& choice) const {
            {{"prompt_tokens", choice.usage.prompt_tokens()},
             {"completion_tokens", choice.usage.completion_tokens()}}},
           {"timing",
-           {{"queue_ms", ms(choice.timing.queue_ms())},
-            {"ttft_ms", ms(choice.timing.ttft_ms())},
-            {"tpot_ms", ms(choice.timing.tpot_ms())},
-            {"total_ms", ms(choice.timing.total_ms())}}}};
+           {{"queue_ms", ms(t.has_queue_ms(), t.queue_ms())},
+            {"ttft_ms", ms(t.has_ttft_ms(), t.ttft_ms())},
+            {"tpot_ms", ms(t.has_tpot_ms(), t.tpot_ms())},
+            {"total_ms", ms(true, t.total_ms())}}}};
 }
 
 FloatJson GenerateResult::ToJson() const {

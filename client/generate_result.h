@@ -7,6 +7,8 @@
 
 #include <absl/status/status.h>
 #include <absl/strings/string_view.h>
+#include <absl/time/clock.h>
+#include <absl/time/time.h>
 #include <nlohmann/json.hpp>
 
 #include "proto/inference.pb.h"
@@ -24,6 +26,7 @@ struct ChoiceResult {
   v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
   v1::Usage usage;
   v1::Timing timing;
+  absl::Time first_token = absl::InfiniteFuture(), last_token = absl::InfinitePast();  // seen here
 };
 
 // What the request asked for.
@@ -35,15 +38,17 @@ struct WantedResult {
 
 class GenerateResult {
  public:
-  explicit GenerateResult(const WantedResult& wanted)
-      : wanted_(wanted), choices_(static_cast<size_t>(wanted.choices)) {}
+  // `started`: when the request goes out.
+  explicit GenerateResult(const WantedResult& wanted, absl::Time started = absl::Now())
+      : wanted_(wanted), started_(started), choices_(static_cast<size_t>(wanted.choices)) {}
 
-  // kInternal: an event of a choice that was not asked for.
-  absl::Status Add(const v1::GenerateEvent& event);
+  // Takes an event that came at `now`. kInternal: one of a choice that was not asked for.
+  absl::Status Add(const v1::GenerateEvent& event, absl::Time now = absl::Now());
   // kInternal: a choice had no finish reason, so the stream broke off.
   absl::Status CheckFinished() const;
-  // Gives unfinished choices the reason `cancelled` and the counts seen so far.
-  void Cancel();
+  // Gives unfinished choices the reason `cancelled`, the counts seen so far, and the timing of what
+  // came by this side's clock; queue_ms stays unset, since only the coordinator could tell.
+  void Cancel(absl::Time now = absl::Now());
 
   const std::vector<ChoiceResult>& choices() const { return choices_; }
 
@@ -54,6 +59,7 @@ class GenerateResult {
  private:
   FloatJson ChoiceJson(const ChoiceResult& choice) const;
   WantedResult wanted_;
+  absl::Time started_;
   std::vector<ChoiceResult> choices_;
   std::vector<int32_t> prompt_tokens_;
   std::vector<float> prompt_logprobs_;  // one fewer than the prompt's tokens

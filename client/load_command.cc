@@ -13,6 +13,7 @@
 #include "client/model_flags.h"
 #include "client/request_flags.h"
 #include "client/terminal.h"
+#include "client/units.h"
 #include "common/status_macros.h"
 
 namespace tessera {
@@ -21,9 +22,6 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr absl::Duration kLoadTimeout = absl::Hours(1);
-
-double GiB(int64_t bytes) { return static_cast<double>(bytes) / (int64_t{1} << 30); }
-double MiB(int64_t bytes) { return static_cast<double>(bytes) / (int64_t{1} << 20); }
 
 // The last component of a path, trailing slashes aside.
 std::string BaseName(std::string path) {

@@ -10,6 +10,7 @@
 #include "client/connection.h"
 #include "client/interrupt.h"
 #include "client/request_flags.h"
+#include "client/units.h"
 
 namespace tessera {
 namespace {
@@ -17,8 +18,6 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr absl::Duration kStatusTimeout = absl::Seconds(30);
-
-double GiB(int64_t bytes) { return static_cast<double>(bytes) / (int64_t{1} << 30); }
 
 void Print(const ordered_json& json) {
   std::printf("%s\n", json.dump(-1, ' ', false, ordered_json::error_handler_t::replace).c_str());
@@ -28,7 +27,10 @@ ordered_json InfoJson(const v1::ModelInfo& m) {
   return {{"name", m.name()},
           {"state", m.state()},
           {"architecture", m.architecture()},
+          {"checkpoint", m.checkpoint()},
+          {"load_format", m.load_format()},
           {"format", m.format()},
+          {"dtype", m.dtype()},
           {"context", m.context()},
           {"vocab", m.vocab()},
           {"has_tokenizer", m.has_tokenizer()},
@@ -58,12 +60,19 @@ int RunModels(const Flags& flags, const Environment& environment) {
   return kExitOk;
 }
 
+ordered_json OrNull(bool known, int64_t value) {
+  return known ? ordered_json(value) : ordered_json(nullptr);
+}
+
 ordered_json StatusJson(const v1::GetStatusResponse& s) {
   ordered_json ranks = ordered_json::array(), models = ordered_json::array();
   for (const v1::RankStatus& r : s.ranks())
     ranks.push_back({{"rank", r.rank()},
                      {"host", r.host()},
                      {"device", r.device()},
+                     {"driver_version", r.driver_version()},
+                     {"cuda_version", r.runtime_version()},
+                     {"commit", r.commit()},
                      {"total_bytes", r.total_bytes()},
                      {"free_bytes", r.free_bytes()},
                      {"model", r.model()}});
@@ -72,12 +81,13 @@ ordered_json StatusJson(const v1::GetStatusResponse& s) {
     json["ranks"] = std::vector<int32_t>(m.ranks().begin(), m.ranks().end());
     json["tp"] = m.tp();
     json["pp"] = m.pp();
-    json["running"] = m.running();
-    json["waiting"] = m.waiting();
+    json["running"] = OrNull(m.has_running(), m.running());
+    json["waiting"] = OrNull(m.has_waiting(), m.waiting());
     json["kv_blocks"] = m.kv_blocks();
-    json["kv_blocks_free"] = m.kv_blocks_free();
-    json["steps"] = m.steps();
+    json["kv_blocks_free"] = OrNull(m.has_kv_blocks_free(), m.kv_blocks_free());
+    json["steps"] = OrNull(m.has_steps(), m.steps());
     json["completed"] = m.completed();
+    json["failure"] = m.failure();
     json["memory"] = ordered_json::array();
     for (const v1::RankMemory& memory : m.memory())
       json["memory"].push_back({{"rank", memory.rank()},
@@ -85,8 +95,9 @@ ordered_json StatusJson(const v1::GetStatusResponse& s) {
                                 {"measured_bytes", memory.measured_bytes()}});
     models.push_back(std::move(json));
   }
-  return {{"version", s.version()},       {"draining", s.draining()}, {"uptime_s", s.uptime_s()},
-          {"pool_ranks", s.pool_ranks()}, {"ranks", ranks},           {"models", models}};
+  return {{"version", s.version()},   {"commit", s.commit()},         {"draining", s.draining()},
+          {"uptime_s", s.uptime_s()}, {"pool_ranks", s.pool_ranks()}, {"ranks", ranks},
+          {"models", models}};
 }
 
 void PrintStatus(const v1::GetStatusResponse& s) {
@@ -96,11 +107,14 @@ void PrintStatus(const v1::GetStatusResponse& s) {
     absl::PrintF("rank %d  %s  %s  %.2f of %.2f GiB free  %s\n", r.rank(), r.host(), r.device(),
                  GiB(r.free_bytes()), GiB(r.total_bytes()), r.model().empty() ? "idle" : r.model());
   for (const v1::ModelStatus& m : s.models()) {
-    absl::PrintF(
-        "model %s  %s  ranks %s (tp %d x pp %d)  %d running, %d waiting, %d completed  "
-        "%d of %d KV blocks free  %d steps\n",
-        m.info().name(), m.info().state(), absl::StrJoin(m.ranks(), ","), m.tp(), m.pp(),
-        m.running(), m.waiting(), m.completed(), m.kv_blocks_free(), m.kv_blocks(), m.steps());
+    absl::PrintF("model %s  %s  ranks %s (tp %d x pp %d)  %d completed", m.info().name(),
+                 m.info().state(), m.ranks().empty() ? "none" : absl::StrJoin(m.ranks(), ","),
+                 m.tp(), m.pp(), m.completed());
+    if (m.has_running()) {
+      absl::PrintF("  %d running, %d waiting  %d of %d KV blocks free  %d steps", m.running(),
+                   m.waiting(), m.kv_blocks_free(), m.kv_blocks(), m.steps());
+    }
+    absl::PrintF("%s%s\n", m.failure().empty() ? "" : "  ", m.failure());
     for (const v1::RankMemory& memory : m.memory())
       absl::PrintF("  rank %d: %.2f GiB predicted, %.2f GiB measured\n", memory.rank(),
                    GiB(memory.predicted_bytes()), GiB(memory.measured_bytes()));

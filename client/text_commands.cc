@@ -90,7 +90,9 @@ Command TokenizeCommand() {
   std::vector<FlagSpec> flags = {
       {.name = "model", .value = "NAME", .help = "A loaded model", .fallback = "required"},
       {.name = "text", .value = "TEXT", .help = "The text"},
-      {.name = "text-file", .value = "FILE", .help = "The text is FILE's; - is standard input"},
+      {.name = "text-file",
+       .value = "FILE",
+       .help = "The text is that of FILE, which may be a pipe; - is standard input"},
       {.name = "chat",
        .kind = FlagKind::kSwitch,
        .help = "The text is a user's message, put into the chat template",

@@ -1,8 +1,13 @@
 #include "client/text_file.h"
 
-#include <cstdint>
-#include <cstdio>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstdint>
+
+#include <absl/cleanup/cleanup.h>
 #include <absl/status/status.h>
 #include <absl/strings/str_cat.h>
 
@@ -12,20 +17,39 @@
 namespace tessera {
 namespace {
 
-constexpr int64_t kMaxTextBytes = 64 << 20;
+constexpr size_t kReadBytes = 1 << 16;
 
-absl::StatusOr<std::string> ReadStandardInput() {
+// All that comes from `fd` until its end.
+absl::StatusOr<std::string> ReadStream(int fd, absl::string_view name) {
   std::string text;
-  char buffer[1 << 16];
-  while (const size_t n = std::fread(buffer, 1, sizeof(buffer), stdin)) {
-    text.append(buffer, n);
+  while (true) {
+    const size_t have = text.size();
+    text.resize(have + kReadBytes);
+    ssize_t got = -1;
+    do {
+      got = ::read(fd, text.data() + have, kReadBytes);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0) return absl::ErrnoToStatus(errno, name);
+    text.resize(have + static_cast<size_t>(got));
+    if (got == 0) return text;
     if (static_cast<int64_t>(text.size()) > kMaxTextBytes) {
       return absl::InvalidArgumentError(
-          absl::StrCat("standard input: more than ", kMaxTextBytes, " bytes"));
+          absl::StrCat(name, ": more than ", kMaxTextBytes, " bytes"));
     }
   }
-  if (std::ferror(stdin) != 0) return absl::DataLossError("standard input: read error");
-  return text;
+}
+
+absl::StatusOr<std::string> ReadBytes(const std::string& path) {
+  // Not opened again: a socket could not be, and of a file a part may have been read.
+  if (path == "-" || path == "/dev/stdin") return ReadStream(STDIN_FILENO, "standard input");
+  struct stat info = {};
+  const bool stream =
+      ::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode);
+  if (!stream) return ReadFile(path, kMaxTextBytes);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);  // of a FIFO: waits for its writer
+  if (fd < 0) return absl::ErrnoToStatus(errno, path);
+  const absl::Cleanup close_file = [fd] { ::close(fd); };
+  return ReadStream(fd, path);
 }
 
 // Length of the character that starts with `lead`, and the range of its second byte, which alone
@@ -65,12 +89,7 @@ size_t ValidUtf8Prefix(absl::string_view text) {
 }
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
-  std::string text;
-  if (path == "-") {
-    ASSIGN_OR_RETURN(text, ReadStandardInput());
-  } else {
-    ASSIGN_OR_RETURN(text, ReadFile(path, kMaxTextBytes));
-  }
+  ASSIGN_OR_RETURN(const std::string text, ReadBytes(path));
   const size_t valid = ValidUtf8Prefix(text);
   if (valid < text.size()) {
     return absl::InvalidArgumentError(

@@ -1,6 +1,7 @@
 // Text that users keep in files.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include <absl/status/statusor.h>
@@ -8,8 +9,13 @@
 
 namespace tessera {
 
-// The text of `path`, unchanged; "-" reads standard input. Errors of ReadFile(), and
-// kInvalidArgument: past 64 MiB, or not UTF-8 (says at which byte).
+// What fits a request of 64 MiB, the most that the coordinator takes.
+inline constexpr int64_t kMaxTextBytes = 63 << 20;
+
+// The text of `path`, unchanged: of a file, or all that comes from a pipe or device until its end;
+// "-" and "/dev/stdin" are standard input. Errors of ReadFile(), but that a pipe or a device is
+// read, and kInvalidArgument: past kMaxTextBytes, or not UTF-8 (says at which byte). Other codes:
+// what the system says of a read that breaks off.
 absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 
 // Number of leading bytes of `text` that are whole, well-formed UTF-8 characters (RFC 3629).

@@ -5,6 +5,7 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "common/build_commit.h"
 #include "common/status_macros.h"
 #include "common/version.h"
 #include "coordinator/model_files.h"
@@ -94,6 +95,7 @@ v1::GetStatusResponse Cluster::GetStatus() const {
   v1::GetStatusResponse response;
   std::lock_guard<std::mutex> lock(mu_);
   response.set_version(kVersion);
+  response.set_commit(BuildCommit());
   response.set_draining(draining_);
   response.set_pool_ranks(pool_.registered());
   response.set_uptime_s(static_cast<double>(clock_.SteadyUs() - started_us_) / 1e6);
@@ -105,6 +107,9 @@ v1::GetStatusResponse Cluster::GetStatus() const {
     status.set_device(rank->info.device());
     status.set_total_bytes(rank->info.total_bytes());
     status.set_free_bytes(rank->info.free_bytes());
+    status.set_driver_version(rank->info.driver_version());
+    status.set_runtime_version(rank->info.runtime_version());
+    status.set_commit(rank->info.commit());
     if (const ModelRecord* record = FindInstance(rank->instance)) status.set_model(record->name);
   }
   for (const auto& [name, record] : records_) *response.add_models() = StatusOf(record);

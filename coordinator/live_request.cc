@@ -51,13 +51,13 @@ v1::FinishReason LiveRequest::TakeTokens(Choice& choice, const internal::Sequenc
 }
 
 LiveRequest::Outcome LiveRequest::OnEvent(int index, const internal::SequenceEvent& event,
-                                          Moment now) {
+                                          int64_t now_us) {
   Choice& choice = choices_.at(static_cast<size_t>(index));
   TESSERA_CHECK(!choice.finished, "choice=", index);
   Outcome outcome;
   outcome.started = !choice.started;
   choice.started = true;
-  if (event.scheduled_unix_us() != 0) choice.scheduled_unix_us = event.scheduled_unix_us();
+  if (event.scheduled_unix_us() != 0) choice.scheduled_us = event.scheduled_unix_us();
   v1::GenerateEvent& out = outcome.event;
   out.set_choice(index);
   if (!prompt_logprobs_sent_ && event.prompt_logprobs_size() > 0) {
@@ -69,8 +69,11 @@ LiveRequest::Outcome LiveRequest::OnEvent(int index, const internal::SequenceEve
   for (const v1::GeneratedToken& token : out.tokens()) ids.push_back(token.id());
   journal_.Append(key_, index, ids);
   if (!ids.empty()) {
-    if (choice.first_token_us == 0) choice.first_token_us = now.steady_us;
-    choice.last_token_us = now.steady_us;
+    if (!choice.first_token_at) {
+      choice.first_token_at = now_us;
+      choice.first_produced_us = event.produced_unix_us();
+    }
+    choice.last_produced_us = event.produced_unix_us();
   }
   if (reason == v1::FINISH_REASON_UNSPECIFIED) return outcome;
 
@@ -80,21 +83,25 @@ LiveRequest::Outcome LiveRequest::OnEvent(int index, const internal::SequenceEve
   journal_.Finish(key_, index, reason);
   out.set_finish_reason(reason);
   *out.mutable_usage() = journal_.UsageOf(key_, index);
-  *out.mutable_timing() = TimingOf(choice, out.usage().completion_tokens(), now);
+  *out.mutable_timing() = TimingOf(choice, out.usage().completion_tokens(), now_us);
   return outcome;
 }
 
-v1::Timing LiveRequest::TimingOf(const Choice& choice, int64_t tokens, Moment now) const {
+v1::Timing LiveRequest::TimingOf(const Choice& choice, int64_t tokens, int64_t now_us) const {
   v1::Timing timing;
-  timing.set_total_ms(Ms(now.steady_us - accepted_.steady_us));
-  if (choice.scheduled_unix_us != 0) {
-    timing.set_queue_ms(Ms(choice.scheduled_unix_us - accepted_.unix_us));
-  }
-  if (choice.first_token_us != 0) {
-    timing.set_ttft_ms(Ms(choice.first_token_us - accepted_.steady_us));
+  timing.set_total_ms(Ms(now_us - accepted_.steady_us));
+  if (!choice.first_token_at) return timing;
+  const int64_t ttft_us = *choice.first_token_at - accepted_.steady_us;
+  timing.set_ttft_ms(Ms(ttft_us));
+  if (choice.first_produced_us == 0) return timing;  // the leader does not tell
+  if (choice.scheduled_us != 0) {
+    // However the hosts' clocks differ, the engine's own part of ttft was not spent waiting.
+    const int64_t engine_us = std::max<int64_t>(choice.first_produced_us - choice.scheduled_us, 0);
+    const int64_t queue_us = choice.scheduled_us - accepted_.unix_us;
+    timing.set_queue_ms(Ms(std::min(queue_us, ttft_us - engine_us)));
   }
   if (tokens > 1) {
-    timing.set_tpot_ms(Ms(choice.last_token_us - choice.first_token_us) /
+    timing.set_tpot_ms(Ms(choice.last_produced_us - choice.first_produced_us) /
                        static_cast<double>(tokens - 1));
   }
   return timing;

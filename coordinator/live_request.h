@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "coordinator/choice_text.h"
@@ -13,7 +14,7 @@
 
 namespace tessera {
 
-// The moment of an event, on both clocks.
+// A moment on both clocks: one for durations here, one to compare with the leader's.
 struct Moment {
   int64_t steady_us = 0;
   int64_t unix_us = 0;
@@ -23,7 +24,7 @@ struct Moment {
 class LiveRequest {
  public:
   // `journal` (borrowed) has an open entry under `key`; `tokenizer` (borrowed) may be
-  // null.
+  // null. `accepted`: when the request came.
   LiveRequest(uint64_t key, Journal& journal, const Tokenizer* tokenizer,
               std::shared_ptr<EventSink> sink, Moment accepted);
 
@@ -34,8 +35,8 @@ class LiveRequest {
     bool finished = false;  // the choice has ended
     bool surplus = false;   // it ended here, by a stop string, and still runs at the leader
   };
-  // `event` is not an error and `choice` has not finished.
-  Outcome OnEvent(int choice, const internal::SequenceEvent& event, Moment now);
+  // `event` is not an error and `choice` has not finished. `now_us`: by the steady clock.
+  Outcome OnEvent(int choice, const internal::SequenceEvent& event, int64_t now_us);
 
   // The first event of the stream, before any of OnEvent's.
   v1::GenerateEvent FirstEvent() const;
@@ -49,15 +50,16 @@ class LiveRequest {
     ChoiceText text;
     bool started = false;
     bool finished = false;
-    int64_t scheduled_unix_us = 0;
-    int64_t first_token_us = 0;  // steady; 0: none yet
-    int64_t last_token_us = 0;
+    std::optional<int64_t> first_token_at;  // here, by the steady clock, in us
+    // By the leader's clock; 0: not yet, or not told.
+    int64_t scheduled_us = 0, first_produced_us = 0, last_produced_us = 0;
   };
 
   // Copies tokens up to the one that ends the choice; returns the reason it ends for, if it does.
   v1::FinishReason TakeTokens(Choice& choice, const internal::SequenceEvent& event,
                               v1::GenerateEvent& out);
-  v1::Timing TimingOf(const Choice& choice, int64_t tokens, Moment now) const;
+  // As proto/inference.proto defines it.
+  v1::Timing TimingOf(const Choice& choice, int64_t tokens, int64_t now_us) const;
 
   uint64_t key_;
   Journal& journal_;

@@ -1,10 +1,30 @@
 #include "coordinator/model_record.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <string>
+
+#include <absl/strings/str_cat.h>
 
 #include "common/dtype.h"
+#include "common/quant_format.h"
 
 namespace tessera {
+
+namespace {
+
+// The format's name in the table; with the group where it is another than the table's:
+// "gptq-int4-g32".
+std::string Name(const QuantFormat& format) {
+  for (const NamedQuantFormat& known : NamedQuantFormats()) {
+    if (known.format.method != format.method || known.format.bits != format.bits) continue;
+    if (known.format.group == format.group) return std::string(known.name);
+    return absl::StrCat(known.name, "-g", format.group);
+  }
+  return absl::StrCat("int", format.bits);
+}
+
+}  // namespace
 
 absl::string_view Name(ModelState state) {
   switch (state) {
@@ -56,9 +76,14 @@ v1::ModelInfo InfoOf(const ModelRecord& record) {
   info.set_architecture(files.config.architecture);
   // A GPU holds weights in the type it computes in; a CPU rank computes in float32 and keeps the
   // checkpoint's.
-  const std::string& computed_in = record.placed.options.dtype();
-  info.set_format(computed_in == LongName(DType::kF32) ? std::string(LongName(files.config.dtype))
-                                                       : computed_in);
+  const v1::ModelOptions& options = record.placed.options;
+  const bool is_f32 = options.dtype() == LongName(DType::kF32);
+  info.set_format(files.config.quant.method != QuantMethod::kNone ? Name(files.config.quant)
+                  : is_f32 ? std::string(LongName(files.config.dtype))
+                           : options.dtype());
+  info.set_dtype(options.dtype());
+  info.set_load_format(options.load_format());
+  info.set_checkpoint(std::filesystem::path(options.model_dir()).filename().string());
   info.set_context(record.serving->spec().context);
   info.set_vocab(files.config.vocab);
   info.set_has_tokenizer(files.text.tokenizer() != nullptr);
@@ -69,19 +94,24 @@ v1::ModelInfo InfoOf(const ModelRecord& record) {
 v1::ModelStatus StatusOf(const ModelRecord& record) {
   v1::ModelStatus status;
   *status.mutable_info() = InfoOf(record);
-  for (const ModelRank& rank : record.ranks) {
-    status.add_ranks(rank.rank);
-    if (rank.phase == RankPhase::kLoaded) *status.add_memory() = rank.memory;
+  if (record.state == ModelState::kFailed) {
+    status.set_failure(std::string(record.failure.message()));
+  } else {
+    for (const ModelRank& rank : record.ranks) {
+      status.add_ranks(rank.rank);
+      if (rank.phase == RankPhase::kLoaded) *status.add_memory() = rank.memory;
+    }
   }
   status.set_tp(static_cast<int32_t>(record.placed.plan.shape.tp));
   status.set_pp(static_cast<int32_t>(record.placed.plan.shape.pp));
+  status.set_kv_blocks(record.placed.plan.kv_blocks);
   const ServingStats stats = record.serving->stats();
+  status.set_completed(stats.completed);
+  if (record.state != ModelState::kReady) return status;
   status.set_running(stats.engine.running());
   status.set_waiting(stats.engine.waiting());
-  status.set_kv_blocks(record.placed.plan.kv_blocks);
   status.set_kv_blocks_free(stats.engine.kv_blocks_free());
   status.set_steps(stats.engine.steps());
-  status.set_completed(stats.completed);
   return status;
 }
 

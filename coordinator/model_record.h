@@ -53,7 +53,7 @@ struct ModelRecord {
   std::shared_ptr<Serving> serving;
   std::shared_ptr<LeaderStream> leader;    // once it said hello
   std::shared_ptr<LoadObserver> observer;  // null once it has heard the end
-  absl::Status failure;                    // of the load
+  absl::Status failure;                    // of the load, or of the model that was ready
   std::vector<std::function<void(const absl::Status&)>> unload_waiters;
 };
 

@@ -8,22 +8,43 @@
 
 namespace tessera {
 
+namespace {
+
+// kFailedPrecondition: `tokenizer` lacks a token that the template prints.
+absl::Status CheckTokens(const ChatTemplate& chat, const Tokenizer& tokenizer,
+                         const std::string& dir) {
+  for (const std::string& token : ControlTokens(chat.style())) {
+    const auto ids = tokenizer.Encode(token, {});
+    if (ids.ok() && ids->size() == 1) continue;
+    return absl::FailedPreconditionError(absl::StrCat("chat template ", chat.name(), " prints ",
+                                                      token, ", which is no token of ", dir,
+                                                      "/tokenizer.json"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<ModelText> ModelText::Load(const std::string& dir, absl::string_view template_name) {
   ModelText text(absl::OkStatus());
   auto tokenizer = Tokenizer::Load(dir);
   if (absl::IsNotFound(tokenizer.status())) {
-    return ModelText(absl::FailedPreconditionError(
-        absl::StrCat("the model has no tokenizer: ", dir, "/tokenizer.json is missing")));
+    const absl::Status missing = absl::FailedPreconditionError(
+        absl::StrCat("the model has no tokenizer: ", dir, "/tokenizer.json is missing"));
+    if (!template_name.empty()) return missing;
+    return ModelText(missing);
   }
   if (!tokenizer.ok()) return tokenizer.status();
   text.tokenizer_ = *std::move(tokenizer);
   auto chat = ChatTemplate::Load(dir, template_name);
-  if (chat.ok()) {
+  absl::Status usable = chat.status();
+  if (usable.ok()) usable = CheckTokens(*chat, *text.tokenizer_, dir);
+  if (usable.ok()) {
     text.template_ = std::make_unique<const ChatTemplate>(*std::move(chat));
-  } else if (absl::IsFailedPrecondition(chat.status())) {
-    text.no_template_ = chat.status();
+  } else if (absl::IsFailedPrecondition(usable) && template_name.empty()) {
+    text.no_template_ = usable;  // what does not chat may still continue text
   } else {
-    return chat.status();
+    return usable;
   }
   return text;
 }

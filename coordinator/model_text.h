@@ -22,10 +22,12 @@ class ModelText {
   // A model without text; `missing` is what its methods return.
   explicit ModelText(const absl::Status& missing) : no_tokenizer_(missing), no_template_(missing) {}
 
-  // Reads the tokenizer and the chat template of `dir`; either may be missing. `template_name`
-  // names a built-in chat template; empty: the model's own is recognised.
-  // kInvalidArgument: no such built-in template. Otherwise as Tokenizer::Load, but for kNotFound,
-  // and ChatTemplate::Load, but for kFailedPrecondition.
+  // Reads the tokenizer and the chat template of `dir`; either may be missing, and the model's own
+  // template unusable. `template_name` names a built-in one, which must then be usable; empty: the
+  // model's own is recognised.
+  // kInvalidArgument: no such built-in template. kFailedPrecondition: the named one prints a token
+  // that the tokenizer lacks (it is named), or there is no tokenizer. Otherwise as Tokenizer::Load,
+  // but for kNotFound, and ChatTemplate::Load.
   static absl::StatusOr<ModelText> Load(const std::string& dir, absl::string_view template_name);
 
   // Null when there is none.

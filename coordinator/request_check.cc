@@ -199,6 +199,10 @@ absl::StatusOr<std::vector<ChatMessage>> CheckChat(const v1::ChatMessages& chat)
                                                      absl::CHexEscape(message.role().substr(0, 32)),
                                                      "\" is not system, user or assistant"));
     }
+    if (message.role() == "user" && message.content().empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "chat.messages[", i, "].content: empty prompt; a user's has at least 1 byte"));
+    }
     messages.push_back({message.role(), message.content()});
   }
   return messages;

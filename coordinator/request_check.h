@@ -64,7 +64,8 @@ absl::Status CheckName(absl::string_view name, absl::string_view what);
 absl::Status CheckIds(absl::string_view field, const google::protobuf::RepeatedField<int32_t>& ids,
                       int64_t vocab);
 
-// The messages of a conversation. kInvalidArgument: none, too many, or an unknown role.
+// The messages of a conversation. kInvalidArgument: none, too many, an unknown role, or a user's
+// message without content.
 absl::StatusOr<std::vector<ChatMessage>> CheckChat(const v1::ChatMessages& chat);
 
 }  // namespace tessera

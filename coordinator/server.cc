@@ -3,7 +3,6 @@
 #include <utility>
 
 #include <absl/strings/match.h>
-#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <absl/time/clock.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
@@ -11,6 +10,7 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include "common/status_macros.h"
+#include "coordinator/listen_address.h"
 
 namespace tessera {
 namespace {
@@ -19,17 +19,6 @@ constexpr int kMaxReceiveBytes = 64 << 20;     // a prompt of 16 M ids
 constexpr int kKeepaliveMs = 10'000;           // a dead client is noticed in twice that
 constexpr int kMaxConcurrentStreams = 10'000;  // per connection
 constexpr int kMaxMetadataBytes = 16 << 10;
-
-absl::StatusOr<std::string> HostOf(absl::string_view listen) {
-  const size_t colon = listen.rfind(':');
-  int port = 0;
-  if (colon == absl::string_view::npos || colon == 0 ||
-      !absl::SimpleAtoi(listen.substr(colon + 1), &port) || port < 0 || port > 65'535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("listen address \"", listen, "\": not HOST:PORT with a port in [0, 65535]"));
-  }
-  return std::string(listen.substr(0, colon));
-}
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const ServerOptions& options) {
   if (options.tls_cert_pem.empty() != options.tls_key_pem.empty()) {
@@ -60,6 +49,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
                                                       const std::vector<grpc::Service*>& services) {
   ASSIGN_OR_RETURN(const std::string host, HostOf(options.listen));
   ASSIGN_OR_RETURN(const auto credentials, Credentials(options));
+  RETURN_IF_ERROR(CheckListenAddress(options.listen));
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -69,12 +59,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat(
-        "cannot listen on ", options.listen,
-        options.tls_cert_pem.empty()
-            ? ": the port is taken, or the address is not this machine's"
-            : ": the port is taken, the address is not this machine's, or the certificate and "
-              "its key do not fit"));
+    // The address was free a moment ago.
+    if (!options.tls_cert_pem.empty()) {
+      return absl::InvalidArgumentError(
+          "TLS: the certificate and its key are not PEM, or do not belong together");
+    }
+    return absl::UnavailableError(
+        absl::StrCat("listen address ", options.listen, ": taken by another program meanwhile"));
   }
   std::unique_ptr<Server> out(new Server(std::move(server), absl::StrCat(host, ":", port)));
   out->SetServing("", false);

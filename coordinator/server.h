@@ -25,8 +25,8 @@ struct ServerOptions {
 class Server {
  public:
   // Listens and serves `services` (borrowed; they outlive the server), grpc.health.v1 and
-  // reflection. kUnavailable: the address cannot be listened on. kInvalidArgument: not HOST:PORT,
-  // or a certificate without its key.
+  // reflection. Errors: those of CheckListenAddress; kInvalidArgument: a certificate without its
+  // key, or the two are no PEM or do not fit.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
                                                        const std::vector<grpc::Service*>& services);
   ~Server();

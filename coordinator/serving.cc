@@ -66,6 +66,7 @@ void Serving::Close(const absl::Status& why) {
   closed_ = why;
   if (leader_ != nullptr) leader_->Close(why);
   leader_ = nullptr;
+  stats_.engine = {};  // there is none any more
   while (!live_.empty()) End(live_.begin()->first, why);
 }
 
@@ -142,7 +143,7 @@ void Serving::OnSequence(const internal::SequenceEvent& event) {
     return;
   }
   LiveRequest& live = live_.at(request);
-  LiveRequest::Outcome outcome = live.OnEvent(choice, event, Now());
+  LiveRequest::Outcome outcome = live.OnEvent(choice, event, clock_.SteadyUs());
   if (outcome.started) admission_.Leave(ChoiceLoad(journal_.Find(request)->request));
   if (outcome.finished) sequences_.erase(event.sequence());
   if (outcome.surplus) CancelAtLeader(event.sequence());

@@ -33,7 +33,7 @@ struct ServingSpec {
 };
 
 struct ServingStats {
-  internal::EngineStats engine;  // as the leader last said
+  internal::EngineStats engine;  // as the leader last said; zeros when not open
   int64_t live = 0;              // requests that have not ended
   int64_t completed = 0;         // requests that have ended, however they did
   int64_t refused = 0;           // requests that found the queue full
@@ -52,8 +52,8 @@ class Serving {
   // Ends every live request with `why`, which later ones get too, and the leader's stream.
   void Close(const absl::Status& why);
 
-  // Sends a request to the leader and returns the number to cancel it by. The sink has got its
-  // first event; from here on it is ended exactly once by this object.
+  // Sends a request, which came at `accepted`, to the leader and returns the number to cancel it
+  // by. The sink has got its first event; from here on it is ended exactly once by this object.
   // kUnavailable: the model is not open. kResourceExhausted: the queue is full.
   absl::StatusOr<uint64_t> Start(CheckedRequest request, std::shared_ptr<EventSink> sink,
                                  Moment accepted);
@@ -74,7 +74,6 @@ class Serving {
   void SubmitChoices(const JournalEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CancelAtLeader(uint64_t sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void End(uint64_t request, const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  Moment Now() const { return {clock_.SteadyUs(), clock_.UnixUs()}; }
 
   const ServingSpec spec_;
   const Clock& clock_;

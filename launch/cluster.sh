@@ -2,8 +2,9 @@
 # shellcheck shell=bash
 #
 # Every program runs in a session of its own (setsid), so that all it started can be found and
-# stopped. The caller sets `launcher` (its name for messages) and `root` (the source tree) before it
-# sources this, defines print_help, extra_flag and prepare (called once cleanup will happen), calls
+# stopped; what the command moves into yet another session is found by a mark in its environment.
+# The caller sets `launcher` (its name for messages) and `root` (the source tree) before it sources
+# this, defines print_help, extra_flag and prepare (called once cleanup will happen), calls
 # parse_flags, then run_cluster.
 
 : "${launcher:?}" "${root:?}"
@@ -18,6 +19,9 @@ run_parent=${TMPDIR:-/tmp}
 start_seconds=120
 grace_seconds=5
 logs_dir=''
+tls_cert=''
+tls_key=''
+tls_ca=''
 models=()
 load_flags=()
 mpirun_flags=()
@@ -64,6 +68,9 @@ shared_flags_help() {
   --start-seconds N     how long ranks may take to register [120]
   --grace-seconds N     how long the command may go on after a program was lost [5]
   --logs DIR            keep the logs of coordinator and workers there [removed at the end]
+  --tls-cert F, --tls-key F  serve with TLS: PEM files with the certificate of the address that the
+                        coordinator listens on, and its key [no TLS]
+  --tls-ca F            certificates that ranks and users trust [the file of --tls-cert]
   --help                this text
 END
 }
@@ -82,6 +89,9 @@ parse_flag() {
     --start-seconds) start_seconds=$2 ;;
     --grace-seconds) grace_seconds=$2 ;;
     --logs) logs_dir=$2 ;;
+    --tls-cert) tls_cert=$2 ;;
+    --tls-key) tls_key=$2 ;;
+    --tls-ca) tls_ca=$2 ;;
     *) return 1 ;;
   esac
 }
@@ -121,6 +131,20 @@ parse_flags() {
   for name in ${models[@]+"${models[@]}"}; do
     [[ $name == ?*=?* ]] || usage_error "--model \"$name\": want NAME=DIR"
   done
+  check_tls
+}
+
+# TLS takes a certificate and its key. The files become absolute paths.
+check_tls() {
+  [[ -n $tls_cert$tls_key$tls_ca ]] || return 0
+  tls_ca=${tls_ca:-$tls_cert}
+  local flag file
+  for flag in cert key ca; do
+    file=tls_$flag
+    [[ -n ${!file} ]] || usage_error "TLS: --tls-$flag is missing"
+    [[ -r ${!file} && ! -d ${!file} ]] || usage_error "--tls-$flag ${!file}: not a readable file"
+    printf -v "$file" %s "$(realpath "${!file}")"
+  done
 }
 
 has_programs() { [[ -x $1/bin/tessera && -x $1/bin/tessera-coordinator && -x $1/bin/tessera-worker ]]; }
@@ -149,7 +173,16 @@ choose_backend() {
   fi
 }
 
-# Live processes of session $1, one id a line.
+# Live processes with this run's mark in their environment, one id a line.
+marked_pids() {
+  local file
+  while read -r file; do
+    file=${file#/proc/}
+    printf '%s\n' "${file%/environ}"
+  done < <(grep -lszxF -- "TESSERA_RUN=$run_dir" /proc/[0-9]*/environ)
+}
+
+# Live processes of session $1, one id a line; if it is the command's, those it moved elsewhere too.
 session_pids() {
   local stat text fields
   for stat in /proc/[0-9]*/stat; do
@@ -159,6 +192,7 @@ session_pids() {
     [[ ${fields[3]} == "$1" && ${fields[0]} != Z ]] || continue
     printf '%s\n' "${text%% *}"
   done
+  if [[ $1 == "$command_pid" ]]; then marked_pids; fi
 }
 
 # wait_session SID SECONDS: until no process of it lives; false: some still do.
@@ -252,6 +286,12 @@ start_coordinator() {
     export TESSERA_TOKEN_FILE=$run_dir/token
     flags+=("--bearer_token_file=$run_dir/token" "--allow_model_dir=${dirs#,}")
   fi
+  if [[ -n $tls_cert ]]; then
+    flags+=("--tls_cert=$tls_cert" "--tls_key=$tls_key")
+    export TESSERA_TLS_CA=$tls_ca
+  else
+    unset TESSERA_TLS_CA
+  fi
   spawn "$run_dir/coordinator.log" "$build_dir/bin/tessera-coordinator" \
     "--listen=$listen_host:0" "--address_file=$run_dir/address" \
     "--launch_secret_file=$run_dir/secret" "--models_config_dir=$root/benchmarks/models" \
@@ -271,6 +311,7 @@ start_workers() {
   local flags=("--coordinator=$TESSERA_COORDINATOR" "--launch_secret_file=$run_dir/secret" "--backend=$backend")
   if [[ -n $threads ]]; then flags+=("--threads=$threads"); fi
   if [[ -n $trace_context ]]; then flags+=("--trace_context=$trace_context"); fi
+  if [[ -n $tls_ca ]]; then flags+=("--tls_ca=$tls_ca"); fi
   # NVLink multicast stays off: on some hosts it hangs, and the peer-to-peer path does not need it.
   export NCCL_NVLS_ENABLE=0
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -303,7 +344,7 @@ wait_for_ranks() {
 # fails when the coordinator or the workers are lost meanwhile. A coordinator that ends with 0 was
 # drained, and the workers went with it: the command may go on.
 run_watched() {
-  "${own_session[@]}" "$@" <&3 3<&- &
+  "${own_session[@]}" "TESSERA_RUN=$run_dir" "$@" <&3 3<&- &
   command_pid=$!
   local ended code watched=("$command_pid" "$coordinator_pid" "$workers_pid") lost=''
   while true; do

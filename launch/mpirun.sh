@@ -22,8 +22,9 @@ here too. The source tree with its build, and the model directories, must be at 
 every host. mpirun reaches the hosts by ssh or by the batch system, as Open MPI is set up.
 
 The launch secret and a bearer token for users lie in a new directory of mode 700 below --shared-dir,
-which every host must see; they are removed at the end. Without TLS they cross the network as plain
-text: use a network you trust.
+which every host must see; they are removed at the end. Without TLS (--tls-cert) they cross the
+network as plain text: use a network you trust. The certificates of --tls-ca must be at the same path
+on every host.
 
   --hostfile F          hosts and their slots (required)
   --listen-host ADDR    this machine's address that the other hosts reach [the first of hostname -I]

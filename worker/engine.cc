@@ -267,7 +267,8 @@ absl::Status Engine::Prepare(const PlanView& plan) {
       .seen = {.table = static_cast<uint16_t*>(arena_.Find("seen_tokens")),
                .slots = limits.max_sequences,
                .vocab = spec_.layout.config.vocab},
-      .t = h.tokens};
+      .t = h.tokens,
+      .s = h.sequences};
   return ops_.count_tokens(count, stream);
 }
 

@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
@@ -14,6 +12,7 @@
 
 #include <absl/flags/flag.h>
 #include <absl/strings/ascii.h>
+#include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 #include <mpi.h>
 
@@ -22,6 +21,7 @@
 #include "common/status_macros.h"
 #include "kernels/ops.h"
 #include "kernels/runtime/runtime.h"
+#include "model/file.h"
 #include "worker/worker.h"
 #ifdef TESSERA_WITH_CUDA
 #include "parallel/nccl_communicator.h"
@@ -45,6 +45,7 @@ namespace {
 
 constexpr int kExitUsage = 64;  // sysexits EX_USAGE
 constexpr int kExitFailed = 70;
+constexpr int64_t kMaxFlagFileBytes = 1 << 20;
 
 struct PoolPlace {
   int rank = 0, ranks = 1;
@@ -63,13 +64,6 @@ absl::StatusOr<PoolPlace> FindPlace() {
                   MPI_Comm_free(&host) == MPI_SUCCESS;
   if (!ok) return absl::InternalError("MPI does not tell this rank's place");
   return place;
-}
-
-absl::StatusOr<std::string> ReadText(const std::string& path) {
-  std::ifstream file(path);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.good() && !file.eof()) return absl::NotFoundError(absl::StrCat(path, ": unreadable"));
-  return text;
 }
 
 absl::StatusOr<RuntimeOptions> ChooseDevice(const PoolPlace& place) {
@@ -100,13 +94,18 @@ absl::StatusOr<WorkerOptions> ReadFlags(const PoolPlace& place) {
   options.link.address = absl::GetFlag(FLAGS_coordinator);
   if (options.link.address.empty())
     return absl::InvalidArgumentError("--coordinator: want HOST:PORT");
-  ASSIGN_OR_RETURN(const std::string secret, ReadText(absl::GetFlag(FLAGS_launch_secret_file)));
+  const std::string secret_file = absl::GetFlag(FLAGS_launch_secret_file);
+  if (secret_file.empty()) return absl::InvalidArgumentError("--launch-secret-file: want a file");
+  ASSIGN_OR_RETURN(const std::string secret, ReadFile(secret_file, kMaxFlagFileBytes));
   options.link.secret = std::string(absl::StripAsciiWhitespace(secret));
   if (options.link.secret.empty())
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--launch-secret-file \"", absl::GetFlag(FLAGS_launch_secret_file), "\": empty"));
-  if (!absl::GetFlag(FLAGS_tls_ca).empty()) {
-    ASSIGN_OR_RETURN(options.link.tls_root_pem, ReadText(absl::GetFlag(FLAGS_tls_ca)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--launch-secret-file: ", secret_file, " is empty"));
+  if (const std::string ca_file = absl::GetFlag(FLAGS_tls_ca); !ca_file.empty()) {
+    ASSIGN_OR_RETURN(options.link.tls_root_pem, ReadFile(ca_file, kMaxFlagFileBytes));
+    if (!absl::StrContains(options.link.tls_root_pem, "-----BEGIN CERTIFICATE-----"))
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tls-ca: ", ca_file, " holds no PEM certificate"));
   }
   return options;
 }

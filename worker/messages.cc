@@ -4,6 +4,9 @@
 
 #include <string>
 
+#include <absl/time/clock.h>
+
+#include "common/build_commit.h"
 #include "common/dtype.h"
 #include "common/status_macros.h"
 #include "common/version.h"
@@ -62,6 +65,7 @@ void AddEvent(const SequenceUpdate& update, internal::TokenBatch& batch) {
   event.set_sequence(update.id);
   event.set_finish_reason(ReasonOf(update.finish));
   event.set_scheduled_unix_us(update.scheduled_unix_us);
+  event.set_produced_unix_us(absl::ToUnixMicros(absl::Now()));
   event.mutable_prompt_logprobs()->Assign(update.prompt_logprobs.begin(),
                                           update.prompt_logprobs.end());
   for (const SampledToken& sampled : update.tokens) {
@@ -118,6 +122,9 @@ internal::Register RegisterOf(int rank, int ranks, Device device, const DeviceFa
   self.set_sm_count(facts.sm_count);
   self.set_compute_capability(facts.compute_capability);
   self.set_version(kVersion);
+  self.set_commit(BuildCommit());
+  self.set_driver_version(facts.driver_version);
+  self.set_runtime_version(facts.runtime_version);
   return self;
 }
 

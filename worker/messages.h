@@ -14,7 +14,7 @@ namespace tessera {
 
 SequenceRequest RequestOf(const internal::Submit& submit);
 
-// Appends an update as an event of `batch`.
+// Appends an update as an event of `batch`, produced at this moment.
 void AddEvent(const SequenceUpdate& update, internal::TokenBatch& batch);
 // The end of a sequence that could not run.
 void AddError(uint64_t sequence, const absl::Status& error, internal::TokenBatch& batch);

@@ -245,8 +245,12 @@ void SetDummySpread(WeightRole role, int64_t cols, RandomFillArgs& fill) {
 
 absl::Status FillDummy(const std::vector<WeightSpec>& table, const LoadOptions& options,
                        const Arena& arena, Runtime& runtime, const Ops& ops) {
-  for (size_t i = 0; i < table.size(); ++i) {
-    const WeightSpec& spec = table[i];
+  const auto bytes_of = [&](const WeightSpec& spec) {
+    return spec.rows * spec.cols * SizeOf(DTypeOf(spec.role, options));
+  };
+  int64_t total = 0, done = 0;
+  for (const WeightSpec& spec : table) total += bytes_of(spec);
+  for (const WeightSpec& spec : table) {
     const DType dtype = DTypeOf(spec.role, options);
     auto* data = static_cast<char*>(arena.Find(spec.name));
     for (const WeightPart& part : spec.parts) {
@@ -263,8 +267,8 @@ absl::Status FillDummy(const std::vector<WeightSpec>& table, const LoadOptions& 
       SetDummySpread(spec.role, part.tensor_cols, fill);
       RETURN_IF_ERROR(ops.random_fill(fill, runtime.main_stream()));
     }
-    if (options.progress)
-      options.progress(static_cast<int64_t>(i) + 1, static_cast<int64_t>(table.size()));
+    done += bytes_of(spec);
+    if (options.progress) options.progress(done, total);
   }
   return runtime.Synchronize(runtime.main_stream());
 }

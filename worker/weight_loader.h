@@ -23,7 +23,8 @@ struct LoadOptions {
   DType matrix_dtype = DType::kF32;  // MatrixDType() of the layout
   DType vector_dtype = DType::kF32;
   int reader_threads = 4;
-  // Bytes of checkpoint read so far and in all; called from the calling thread.
+  // Bytes of checkpoint read (dummy: of weights made) so far and in all; called from the calling
+  // thread.
   std::function<void(int64_t loaded, int64_t total)> progress;
 };
 

@@ -1,6 +1,7 @@
 #include "kernels/runtime/cuda_runtime.h"
 
 #include <algorithm>
+#include <fstream>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
@@ -176,6 +177,11 @@ absl::StatusOr<DeviceFacts> CudaRuntime::Facts() const {
   facts.free_bytes = static_cast<int64_t>(free_bytes);
   facts.sm_count = properties.multiProcessorCount;
   facts.compute_capability = properties.major * 10 + properties.minor;
+  // The driver's own number: CUDA tells only the newest CUDA version that the driver knows.
+  std::ifstream("/sys/module/nvidia/version") >> facts.driver_version;
+  int runtime = 0;
+  RETURN_IF_CUDA_ERROR(cudaRuntimeGetVersion(&runtime), "runtime version");
+  facts.runtime_version = VersionText(runtime);
   return facts;
 }
 

@@ -46,11 +46,13 @@ class Graph {
 };
 
 struct DeviceFacts {
-  std::string name;            // "NVIDIA H200", or the CPU's model name
-  int64_t total_bytes = 0;     // device memory
-  int64_t free_bytes = 0;      // what could be allocated at the time of asking
-  int sm_count = 1;            // multiprocessors; threads on the CPU
-  int compute_capability = 0;  // 90 for sm_90; 0 on the CPU
+  std::string name;             // "NVIDIA H200", or the CPU's model name
+  int64_t total_bytes = 0;      // device memory
+  int64_t free_bytes = 0;       // what could be allocated at the time of asking
+  int sm_count = 1;             // multiprocessors; threads on the CPU
+  int compute_capability = 0;   // 90 for sm_90; 0 on the CPU
+  std::string driver_version;   // "580.65.06"; empty on the CPU, or when the driver does not tell
+  std::string runtime_version;  // of CUDA, "13.0"; empty on the CPU
 };
 
 class Runtime {

@@ -14,7 +14,7 @@ inline constexpr uint16_t kMaxTimes = 0x7fff;
 // The entry of token i in the table, or -1 when it is not counted.
 constexpr int64_t SeenEntry(const CountTokensArgs& a, int64_t i) {
   const int64_t id = a.token_ids[i], seq = a.token_seq[i];
-  if (id < 0 || id >= a.seen.vocab || seq < 0) return -1;
+  if (id < 0 || id >= a.seen.vocab || seq < 0 || seq >= a.s) return -1;
   const int64_t slot = a.seq_slot[seq];
   if (slot < 0 || slot >= a.seen.slots || a.params[slot].penalties == 0) return -1;
   return slot * a.seen.vocab + id;

@@ -90,17 +90,17 @@ absl::Status TokenLogprobsCuda(const TokenLogprobsArgs& args, const Stream& stre
 
 // Records a step's input tokens in `seen` for the slots whose requests have penalties: token i of
 // sequence token_seq[i], at positions[i], is prompt below params[slot].prompt_len, else output.
-// A null table does nothing; an id or slot outside the table is passed over, as is a token of a
-// negative sequence.
+// A null table does nothing; a token whose sequence lies outside [0, s), or whose id or slot lies
+// outside the table, is passed over.
 // kInvalidArgument: negative size.
 struct CountTokensArgs {
   const int32_t* token_ids = nullptr;      // [t] device; negative: skipped
-  const int32_t* token_seq = nullptr;      // [t] device
+  const int32_t* token_seq = nullptr;      // [t] device: index into seq_slot
   const int32_t* positions = nullptr;      // [t] device
   const int32_t* seq_slot = nullptr;       // [s] device
   const SamplingParams* params = nullptr;  // [slots] device
   SeenTokens seen;
-  int64_t t = 0;
+  int64_t t = 0, s = 0;
 };
 absl::Status CountTokensCpu(const CountTokensArgs& args, const Stream& stream);
 absl::Status CountTokensCuda(const CountTokensArgs& args, const Stream& stream);

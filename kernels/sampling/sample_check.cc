@@ -17,9 +17,10 @@ absl::Status CheckLogits(const LogitsView& logits, const char* what) {
 }
 
 absl::Status CheckCountTokens(const CountTokensArgs& args) {
-  if (args.t < 0 || args.seen.slots < 0 || args.seen.vocab < 0)
-    return absl::InvalidArgumentError(absl::StrCat(
-        "count_tokens: t=", args.t, " slots=", args.seen.slots, " vocab=", args.seen.vocab));
+  if (args.t < 0 || args.s < 0 || args.seen.slots < 0 || args.seen.vocab < 0)
+    return absl::InvalidArgumentError(absl::StrCat("count_tokens: t=", args.t, " s=", args.s,
+                                                   " slots=", args.seen.slots,
+                                                   " vocab=", args.seen.vocab));
   return absl::OkStatus();
 }
 

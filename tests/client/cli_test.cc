@@ -1,11 +1,11 @@
 // The program as users run it: exit codes, output and errors, against a scripted coordinator.
+#include <algorithm>
 #include <csignal>
-#include <fstream>
 
 #include <nlohmann/json.hpp>
 
 #include "tests/client/fake_cluster.h"
-#include "tests/client/run_program.h"
+#include "tests/client/tessera_program.h"
 #include "tests/support/status_matchers.h"
 
 namespace tessera {
@@ -14,31 +14,18 @@ namespace {
 using nlohmann::json;
 using ::tessera::testing::FakeCluster;
 using ::tessera::testing::ProgramResult;
-using ::tessera::testing::ProgramRun;
-using ::tessera::testing::RunProgram;
+using ::tessera::testing::TempFile;
+using ::tessera::testing::Tessera;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-ProgramResult Tessera(std::vector<std::string> args, const std::string& address = "",
-                      ProgramRun run = {}) {
-  args.insert(args.begin(), TESSERA_PROGRAM);
-  run.args = std::move(args);
-  run.environment.emplace("TESSERA_COORDINATOR", address);
-  return RunProgram(run);
-}
-
-std::string TempFile(const std::string& name, const std::string& text) {
-  const std::string path = ::testing::TempDir() + "/tessera_cli_" + name;
-  std::ofstream(path, std::ios::binary) << text;
-  return path;
-}
-
 TEST(Cli, VersionIsPrinted) {
   const ProgramResult r = Tessera({"--version"});
   EXPECT_EQ(r.exit_code, 0);
-  EXPECT_THAT(r.out, StartsWith("tessera "));
+  EXPECT_THAT(r.out,
+              ::testing::MatchesRegex("tessera [0-9.]+ \\(([0-9a-f]{12}(-dirty)?|unknown)\\)\n"));
 }
 
 TEST(Cli, EveryCommandHasHelp) {
@@ -228,12 +215,33 @@ TEST(CliGenerate, PromptFileIsSentWhole) {
 TEST(CliGenerate, EmptyPromptReachesTheServer) {
   FakeCluster cluster;
   cluster.status = grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "prompt: empty");
-  for (const char* flag : {"--prompt", "--prompt-ids"}) {
+  for (const char* flag : {"--prompt", "--prompt-ids", "--chat"}) {
     SCOPED_TRACE(flag);
     const ProgramResult r = Tessera({"generate", "--model", "tiny", flag, ""}, cluster.address());
     EXPECT_EQ(r.exit_code, 1);
     EXPECT_EQ(r.err, "error: INVALID_ARGUMENT: prompt: empty\n");
   }
+}
+
+TEST(CliGenerate, PromptFileMayBeAPipe) {
+  FakeCluster cluster;
+  for (const char* name : {"-", "/dev/stdin", "/dev/fd/0"}) {
+    SCOPED_TRACE(name);
+    const ProgramResult r = Tessera({"generate", "--model", "tiny", "--prompt-file", name},
+                                    cluster.address(), {.input = "piped\n"});
+    EXPECT_EQ(r.exit_code, 0) << r.err;
+    EXPECT_EQ(cluster.generate_request.text(), "piped\n");
+  }
+}
+
+TEST(CliGenerate, EmptyDeviceIsAnEmptyPromptForTheServer) {
+  FakeCluster cluster;
+  cluster.status = grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "text: empty prompt");
+  const ProgramResult r =
+      Tessera({"generate", "--model", "tiny", "--prompt-file", "/dev/null"}, cluster.address());
+  EXPECT_EQ(r.exit_code, 1);
+  EXPECT_EQ(r.err, "error: INVALID_ARGUMENT: text: empty prompt\n");
+  EXPECT_EQ(cluster.generate_request.prompt_case(), v1::GenerateRequest::kText);
 }
 
 TEST(CliGenerate, WantsOnePrompt) {
@@ -317,6 +325,25 @@ TEST(CliGenerate, TimeoutIsDeadlineExceeded) {
   EXPECT_THAT(r.err, StartsWith("error: DEADLINE_EXCEEDED: "));
 }
 
+TEST(CliGenerate, FileWithoutACertificateIsNamed) {
+  const std::string file = TempFile("ca", "no PEM");
+  const ProgramResult r =
+      Tessera({"generate", "--model", "tiny", "--prompt", "a", "--tls-ca", file}, "127.0.0.1:1");
+  EXPECT_EQ(r.exit_code, 2);
+  EXPECT_EQ(r.err, "error: INVALID_ARGUMENT: " + file + ": holds no PEM certificate\n");
+}
+
+// A server that speaks no TLS: the error is one line, without gRPC's own.
+TEST(CliGenerate, FailedHandshakeIsOneLine) {
+  FakeCluster cluster;
+  const ProgramResult r = Tessera({"generate", "--model", "tiny", "--prompt", "a", "--tls-ca",
+                                   TESSERA_SOURCE_DIR "/tests/coordinator/testdata/cert.pem"},
+                                  cluster.address());
+  EXPECT_EQ(r.exit_code, 1);
+  EXPECT_THAT(r.err, StartsWith("error: UNAVAILABLE: "));
+  EXPECT_EQ(std::count(r.err.begin(), r.err.end(), '\n'), 1) << r.err;
+}
+
 TEST(CliGenerate, TokenFileBecomesAuthorization) {
   FakeCluster cluster;
   const std::string file = TempFile("token", "s3cret\n");
@@ -350,120 +377,6 @@ TEST(CliChat, FailedTurnIsTakenBackAndShowsInTheExitCode) {
   EXPECT_EQ(r.exit_code, 1);
   ASSERT_EQ(cluster.generate_request.chat().messages_size(), 1);
   EXPECT_EQ(cluster.generate_request.chat().messages(0).content(), "two");
-}
-
-TEST(CliTokenize, PrintsJson) {
-  FakeCluster cluster;
-  const ProgramResult r =
-      Tessera({"tokenize", "--model", "tiny", "--text-file", TempFile("text", "ab"), "--json"},
-              cluster.address());
-  EXPECT_EQ(r.exit_code, 0) << r.err;
-  EXPECT_EQ(json::parse(r.out), json::parse(R"({"tokens": [97, 98]})"));
-  EXPECT_FALSE(cluster.tokenize_request.add_special_tokens());
-}
-
-TEST(CliTokenize, EmptyFileHasNoTokens) {
-  FakeCluster cluster;
-  const ProgramResult r =
-      Tessera({"tokenize", "--model", "tiny", "--text-file", TempFile("none", ""), "--json"},
-              cluster.address());
-  EXPECT_EQ(r.exit_code, 0) << r.err;
-  EXPECT_EQ(json::parse(r.out), json::parse(R"({"tokens": []})"));
-  EXPECT_EQ(cluster.tokenize_request.input_case(), v1::TokenizeRequest::kText);
-}
-
-TEST(CliTokenize, ReadsStandardInput) {
-  FakeCluster cluster;
-  const ProgramResult r = Tessera({"tokenize", "--model", "tiny", "--text-file", "-"},
-                                  cluster.address(), {.input = "ab"});
-  EXPECT_EQ(r.out, "97,98\n");
-}
-
-TEST(CliDetokenize, PrintsText) {
-  FakeCluster cluster;
-  const ProgramResult r =
-      Tessera({"detokenize", "--model", "tiny", "--ids", "104,105"}, cluster.address());
-  EXPECT_EQ(r.exit_code, 0) << r.err;
-  EXPECT_EQ(r.out, "hi\n");
-}
-
-TEST(CliLoad, SendsOptionsAndShowsProgressOnStderr) {
-  FakeCluster cluster;
-  const ProgramResult r = Tessera(
-      {"load", "--model", "t=" TESSERA_TEST_DATA "/tiny-qwen2", "--context", "128", "--tp", "2",
-       "--device-memory", "2G", "--dtype", "float16", "--load-format", "dummy", "--json"},
-      cluster.address());
-  ASSERT_EQ(r.exit_code, 0) << r.err;
-  const v1::LoadModelRequest& q = cluster.load_request;
-  EXPECT_EQ(q.name(), "t");
-  EXPECT_THAT(q.options().model_dir(), AllOf(StartsWith("/"), HasSubstr("tiny-qwen2")));
-  EXPECT_EQ(q.options().context(), 128);
-  EXPECT_EQ(q.options().tp(), 2);
-  EXPECT_EQ(q.options().device_memory_bytes(), int64_t{2} << 30);
-  EXPECT_EQ(q.options().dtype(), "float16");
-  EXPECT_EQ(q.options().load_format(), "dummy");
-  EXPECT_THAT(r.err, AllOf(HasSubstr("2 ranks"), HasSubstr("warning: context 9"), HasSubstr("50 %"),
-                           HasSubstr("ready")));
-  EXPECT_EQ(json::parse(r.out)["memory"][0]["measured_bytes"], 1001);
-}
-
-TEST(CliLoad, NamedModelIsLeftToTheCoordinator) {
-  FakeCluster cluster;
-  const ProgramResult r = Tessera({"load", "--model", "qwen2-7b"}, cluster.address());
-  ASSERT_EQ(r.exit_code, 0) << r.err;
-  EXPECT_EQ(cluster.load_request.name(), "qwen2-7b");
-  EXPECT_EQ(cluster.load_request.options().model_dir(), "qwen2-7b");
-}
-
-TEST(CliLoad, RefusalIsCodeAndText) {
-  FakeCluster cluster;
-  cluster.status = grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "needs 4 ranks, 2 are idle");
-  const ProgramResult r = Tessera({"load", "--model", "qwen2-7b"}, cluster.address());
-  EXPECT_EQ(r.exit_code, 1);
-  EXPECT_THAT(r.err, HasSubstr("error: FAILED_PRECONDITION: needs 4 ranks, 2 are idle\n"));
-}
-
-TEST(CliStatus, ModelsStatusUnloadAndDrainSucceed) {
-  FakeCluster cluster;
-  EXPECT_EQ(json::parse(Tessera({"models", "--json"}, cluster.address()).out)["models"][0]["name"],
-            "tiny");
-  EXPECT_EQ(json::parse(Tessera({"status", "--json"}, cluster.address()).out)["pool_ranks"], 2);
-  EXPECT_EQ(Tessera({"status"}, cluster.address()).exit_code, 0);
-  EXPECT_EQ(Tessera({"models"}, cluster.address()).exit_code, 0);
-  EXPECT_EQ(Tessera({"unload", "--model", "tiny"}, cluster.address()).exit_code, 0);
-  EXPECT_EQ(Tessera({"drain", "--grace-ms", "5"}, cluster.address()).exit_code, 0);
-  EXPECT_EQ(cluster.drain_request.grace_ms(), 5);
-}
-
-TEST(CliBench, WritesTableAndRecord) {
-  FakeCluster cluster;
-  const std::string file = TempFile("bench.json", "");
-  const ProgramResult r = Tessera({"bench", "speed", "--model", "tiny", "--inputs", "1,8",
-                                   "--output", "4", "--repeats", "3", "--json-out", file},
-                                  cluster.address());
-  ASSERT_EQ(r.exit_code, 0) << r.err;
-  EXPECT_THAT(r.out, AllOf(HasSubstr("tokens/s"), HasSubstr("bfloat16"), HasSubstr("0.50")));
-  EXPECT_EQ(cluster.generate_calls, 2 * (3 + 1));
-  EXPECT_EQ(cluster.generate_request.token_ids().ids_size(), 8);
-  EXPECT_TRUE(cluster.generate_request.ignore_eos());
-  const json record = json::parse(std::ifstream(file));
-  ASSERT_EQ(record["rows"].size(), 2u);
-  EXPECT_EQ(record["rows"][1]["input_tokens"], 8);
-  EXPECT_EQ(record["rows"][1]["samples"].size(), 3u);
-  EXPECT_GT(record["rows"][0]["tokens_per_s"], 0.0);
-  EXPECT_EQ(record["measured_bytes_per_gpu"], 1 << 29);
-}
-
-TEST(CliBench, RefusesMoreThanTheContext) {
-  FakeCluster cluster;
-  const ProgramResult r = Tessera(
-      {"bench", "speed", "--model", "tiny", "--inputs", "60", "--output", "8"}, cluster.address());
-  EXPECT_EQ(r.exit_code, 2);
-  EXPECT_THAT(r.err, HasSubstr("context of 64"));
-}
-
-TEST(CliBench, UnknownBenchmarkIsAUsageError) {
-  EXPECT_EQ(Tessera({"bench", "sped", "--model", "tiny"}, "127.0.0.1:1").exit_code, 2);
 }
 
 }  // namespace

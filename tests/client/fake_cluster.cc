@@ -23,12 +23,15 @@ FakeCluster::~FakeCluster() { server_->Shutdown(); }
 v1::ModelInfo FakeCluster::Info() const {
   v1::ModelInfo info;
   info.set_name("tiny");
-  info.set_state("READY");
   info.set_architecture("Qwen2ForCausalLM");
   info.set_format("bfloat16");
   info.set_context(64);
   info.set_vocab(100);
   info.set_has_tokenizer(has_tokenizer);
+  info.set_state(model_state);
+  info.set_checkpoint("Tiny-Instruct");
+  info.set_load_format("dummy");
+  info.set_dtype("bfloat16");
   return info;
 }
 
@@ -116,11 +119,22 @@ grpc::Status FakeCluster::GetStatus(grpc::ServerContext*, const v1::GetStatusReq
   rank.set_rank(0);
   rank.set_device("NVIDIA Fake");
   rank.set_model("tiny");
+  rank.set_driver_version("580.65.06");
+  rank.set_runtime_version("13.0");
+  rank.set_commit("0123456789ab");
   v1::ModelStatus& model = *response->add_models();
   *model.mutable_info() = Info();
   model.add_ranks(0);
   model.set_tp(1);
   model.set_pp(1);
+  if (model_state == "READY") {
+    model.set_running(1);
+    model.set_waiting(2);
+    model.set_kv_blocks_free(3);
+    model.set_steps(4);
+  } else {
+    model.set_failure("rank 1 was lost");
+  }
   v1::RankMemory& memory = *model.add_memory();
   memory.set_predicted_bytes(1 << 30);
   memory.set_measured_bytes(1 << 29);

@@ -26,6 +26,7 @@ class FakeCluster final : public v1::Inference::Service, public v1::Cluster::Ser
   std::string retry_after_ms;  // trailing metadata of Generate; empty: none
   bool hang = false;           // Generate waits for the cancel after its first event
   bool has_tokenizer = true;
+  std::string model_state = "READY";
 
   // The last request of each kind, and the authorization it came with.
   v1::GenerateRequest generate_request;

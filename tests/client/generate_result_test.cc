@@ -140,5 +140,34 @@ TEST(GenerateResult, MissingFinishReasonIsInternal) {
               StatusIs(absl::StatusCode::kInternal, ::testing::HasSubstr("choice 0")));
 }
 
+TEST(GenerateResult, CancelledAnswerIsTimedByWhatWasSeen) {
+  const absl::Time start = absl::UnixEpoch();
+  GenerateResult result(WantedResult{}, start);
+  for (const int ms : {10, 14, 20})
+    ASSERT_OK(result.Add(Token(0, 1, 0, "x"), start + absl::Milliseconds(ms)));
+  result.Cancel(start + absl::Milliseconds(25));
+  EXPECT_EQ(
+      json::parse(Dump(result.ToJson()))["timing"],
+      json::parse(R"({"queue_ms": null, "ttft_ms": 10.0, "tpot_ms": 5.0, "total_ms": 25.0})"));
+}
+
+TEST(GenerateResult, CancelBeforeTheFirstTokenHasOnlyATotal) {
+  const absl::Time start = absl::UnixEpoch();
+  GenerateResult result(WantedResult{}, start);
+  result.Cancel(start + absl::Milliseconds(3));
+  EXPECT_EQ(
+      json::parse(Dump(result.ToJson()))["timing"],
+      json::parse(R"({"queue_ms": null, "ttft_ms": null, "tpot_ms": null, "total_ms": 3.0})"));
+}
+
+TEST(GenerateResult, OneTokenHasNoTimePerToken) {
+  GenerateResult result(WantedResult{});
+  ASSERT_OK(result.Add(Token(0, 7, 0, "a")));
+  v1::GenerateEvent end = Finish(0, v1::FINISH_REASON_LENGTH);
+  end.mutable_timing()->clear_tpot_ms();
+  ASSERT_OK(result.Add(end));
+  EXPECT_TRUE(json::parse(Dump(result.ToJson()))["timing"]["tpot_ms"].is_null());
+}
+
 }  // namespace
 }  // namespace tessera

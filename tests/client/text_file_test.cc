@@ -1,7 +1,13 @@
 #include "client/text_file.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <fstream>
+#include <thread>
+
+#include <absl/strings/str_cat.h>
 
 #include "tests/support/status_matchers.h"
 
@@ -31,6 +37,39 @@ TEST(ReadTextFile, EmptyFileIsEmptyText) {
 TEST(ReadTextFile, MissingFileIsNamed) {
   EXPECT_THAT(ReadTextFile("/no/such/file"),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such/file")));
+}
+
+TEST(ReadTextFile, FifoIsReadToTheEndOfItsWriter) {
+  const std::string path = absl::StrCat(::testing::TempDir(), "/fifo_", getpid());
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const std::string text(200'000, 'x');  // more than a pipe holds
+  std::thread writer([&] { std::ofstream(path) << text; });
+  ASSERT_OK_AND_ASSIGN(const std::string read, ReadTextFile(path));
+  writer.join();
+  unlink(path.c_str());
+  EXPECT_EQ(read, text);
+}
+
+TEST(ReadTextFile, NullDeviceIsEmptyText) {
+  ASSERT_OK_AND_ASSIGN(const std::string read, ReadTextFile("/dev/null"));
+  EXPECT_EQ(read, "");
+}
+
+TEST(ReadTextFile, EndlessDeviceStopsAtTheLimit) {
+  EXPECT_THAT(ReadTextFile("/dev/zero"),
+              StatusIs(absl::StatusCode::kInvalidArgument, "/dev/zero: more than 66060288 bytes"));
+}
+
+TEST(ReadTextFile, FilePastTheLimitIsNotRead) {
+  const std::string path = Write("large", "");
+  ASSERT_EQ(truncate(path.c_str(), kMaxTextBytes + 1), 0);
+  EXPECT_THAT(ReadTextFile(path), StatusIs(absl::StatusCode::kInvalidArgument,
+                                           HasSubstr("66060289 bytes, at most 66060288")));
+}
+
+TEST(ReadTextFile, DirectoryIsNamed) {
+  EXPECT_THAT(ReadTextFile("/tmp"),
+              StatusIs(absl::StatusCode::kInvalidArgument, "/tmp: not a regular file"));
 }
 
 TEST(ReadTextFile, SaysWhereItIsNotUtf8) {

@@ -57,6 +57,35 @@ TEST_F(LossTest, HealthIsNotServingAndTheModelFailed) {
   EXPECT_EQ(Generate(Request()).status.error_code(), grpc::UNAVAILABLE);
 }
 
+TEST_F(LossTest, StatusShowsTheReasonAndNoCountersOfTheEngineThatIsGone) {
+  StartTwo();
+  const auto call = Begin(Request());
+  workers_[0]->WaitForSubmit(0);
+  internal::LeaderMessage stats;
+  stats.mutable_stats()->set_running(1);
+  stats.mutable_stats()->set_steps(5);
+  workers_[0]->Send(stats);
+  const auto model = [this] {
+    grpc::ClientContext context;
+    v1::GetStatusResponse response;
+    EXPECT_TRUE(cluster_->GetStatus(&context, {}, &response).ok());
+    return response.models(0);
+  };
+  while (model().running() != 1) std::this_thread::yield();
+  EXPECT_EQ(model().steps(), 5);
+  EXPECT_EQ(model().memory_size(), 2);
+  workers_[1]->EndControl();
+  call->Finish();
+  const v1::ModelStatus lost = model();
+  EXPECT_EQ(lost.info().state(), "FAILED");
+  EXPECT_THAT(lost.failure(), HasSubstr("rank 1 (host test-host, pid 1001) was lost"));
+  EXPECT_FALSE(lost.has_running() || lost.has_waiting() || lost.has_kv_blocks_free() ||
+               lost.has_steps());
+  EXPECT_EQ(lost.ranks_size(), 0);
+  EXPECT_EQ(lost.memory_size(), 0);
+  EXPECT_EQ(lost.completed(), 1);
+}
+
 TEST_F(LossTest, OtherRanksAreToldToShutDown) {
   StartTwo();
   workers_[1]->EndControl();

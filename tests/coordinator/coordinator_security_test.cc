@@ -34,7 +34,7 @@ TEST_F(SecurityTest, TakenPortIsAnError) {
   StartCoordinator();
   options_.server.listen = coordinator_->address();
   EXPECT_THAT(Coordinator::Start(options_, FakePlan, SystemClock()).status(),
-              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("the port is taken")));
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("already in use")));
 }
 
 TEST_F(SecurityTest, ListenAddressWithoutAPortIsInvalid) {
@@ -125,6 +125,13 @@ TEST_F(SecurityTest, CertificateWithoutItsKeyIsInvalid) {
   options_.server.tls_cert_pem = Pem("cert.pem");
   EXPECT_THAT(Coordinator::Start(options_, FakePlan, SystemClock()).status(),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("TLS")));
+}
+
+TEST_F(SecurityTest, KeyOfAnotherKindIsInvalid) {
+  options_.server.tls_cert_pem = Pem("cert.pem");
+  options_.server.tls_key_pem = "no PEM";
+  EXPECT_THAT(Coordinator::Start(options_, FakePlan, SystemClock()).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("do not belong together")));
 }
 
 TEST_F(SecurityTest, CoordinatorWithoutALaunchSecretDoesNotStart) {

@@ -250,11 +250,19 @@ TEST_F(CoordinatorTest, StatusShowsRanksAndModels) {
   v1::GetStatusResponse status;
   ASSERT_TRUE(cluster_->GetStatus(&context, {}, &status).ok());
   EXPECT_EQ(status.pool_ranks(), 1);
+  EXPECT_FALSE(status.commit().empty());
   EXPECT_EQ(status.ranks(0).model(), "tiny");
+  EXPECT_EQ(status.ranks(0).driver_version(), "580.65.06");
+  EXPECT_EQ(status.ranks(0).runtime_version(), "13.0");
+  EXPECT_EQ(status.ranks(0).commit(), "0123456789ab");
   ASSERT_EQ(status.models_size(), 1);
   EXPECT_EQ(status.models(0).info().state(), "READY");
   EXPECT_EQ(status.models(0).info().vocab(), 4096);
   EXPECT_EQ(status.models(0).kv_blocks(), 100);
+  EXPECT_EQ(status.models(0).info().checkpoint(), "tiny-qwen2");
+  EXPECT_EQ(status.models(0).info().load_format(), "auto");
+  EXPECT_EQ(status.models(0).info().format(), "bfloat16");
+  EXPECT_EQ(status.models(0).info().dtype(), "float32");
 }
 
 }  // namespace

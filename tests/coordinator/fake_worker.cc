@@ -16,6 +16,9 @@ absl::StatusOr<std::unique_ptr<FakeWorker>> FakeWorker::Start(FakeWorkerOptions 
   self.set_host("test-host");
   self.set_pid(1000 + worker->options_.rank);
   self.set_device("test CPU");
+  self.set_driver_version("580.65.06");
+  self.set_runtime_version("13.0");
+  self.set_commit("0123456789ab");
   self.set_total_bytes(int64_t{1} << 30);
   self.set_free_bytes(int64_t{1} << 30);
   FakeWorker* raw = worker.get();

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <string>
@@ -96,10 +97,15 @@ TEST_F(ProgramTest, SigtermDrainsAndExitsWithZero) {
   EXPECT_EQ(process.Wait(), 0);
 }
 
-TEST_F(ProgramTest, TakenPortIsAnExitCode) {
+TEST_F(ProgramTest, TakenPortIsOneLineAndAnExitCode) {
   Process first({SecretFlag()});
-  Process second({SecretFlag(), absl::StrCat("--listen=", Address(first))});
+  const std::string address = Address(first);
+  ::testing::internal::CaptureStderr();  // the child's, too
+  Process second({SecretFlag(), absl::StrCat("--listen=", address)});
   EXPECT_EQ(second.Wait(), 1);
+  const std::string error = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(error, HasSubstr(absl::StrCat("listen address ", address, ": already in use\n")));
+  EXPECT_EQ(std::count(error.begin(), error.end(), '\n'), 1) << error;
 }
 
 TEST_F(ProgramTest, AddressFileHoldsTheAddress) {

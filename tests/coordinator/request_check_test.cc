@@ -263,7 +263,14 @@ TEST_F(CheckRequestTest, TextAndChatNeedATokenizer) {
   EXPECT_THAT(Check(), StatusIs(absl::StatusCode::kFailedPrecondition, "no tokenizer.json"));
   v1::ChatMessage& message = *request_.mutable_chat()->add_messages();
   message.set_role("user");
+  message.set_content("hello");
   EXPECT_THAT(Check(), StatusIs(absl::StatusCode::kFailedPrecondition, "no tokenizer.json"));
+}
+
+TEST_F(CheckRequestTest, UsersMessageIsNotEmpty) {
+  v1::ChatMessage& message = *request_.mutable_chat()->add_messages();
+  message.set_role("user");
+  ExpectInvalid("chat.messages[0].content: empty prompt");
 }
 
 TEST_F(CheckRequestTest, UnknownRolesAreInvalid) {

@@ -57,6 +57,15 @@ class ServingTest : public ::testing::Test {
     return message;
   }
 
+  // The leader's times of the message's only event.
+  static internal::LeaderMessage Timed(internal::LeaderMessage message, int64_t scheduled_us,
+                                       int64_t produced_us) {
+    internal::SequenceEvent& event = *message.mutable_tokens()->mutable_events(0);
+    event.set_scheduled_unix_us(scheduled_us);
+    event.set_produced_unix_us(produced_us);
+    return message;
+  }
+
   FakeClock clock_;
   std::shared_ptr<const ModelFiles> files_;
   std::shared_ptr<FakeLeader> leader_ = std::make_shared<FakeLeader>();
@@ -87,19 +96,71 @@ TEST_F(ServingTest, StreamEndsOnceWithOkWhenAllChoicesHaveFinished) {
   EXPECT_EQ(leader_->sent.size(), 2u);  // nothing to cancel
 }
 
-TEST_F(ServingTest, TimingIsMeasuredFromAcceptance) {
+// The leader begins 3 ms after the request came and has tokens 4, 6 and 8 ms later. The first comes
+// here at 12 ms, the other two together at 18.
+TEST_F(ServingTest, TimingSeesThroughBunchedTokens) {
+  const int64_t begin = clock_.unix_us + 3'000;
   ASSERT_OK(Start(sink_));
-  internal::LeaderMessage first = Tokens(SequenceOf(0), {5});
-  first.mutable_tokens()->mutable_events(0)->set_scheduled_unix_us(clock_.unix_us + 3'000);
-  clock_.Advance(10'000);
-  serving_.OnMessage(first);
-  clock_.Advance(8'000);
-  serving_.OnMessage(Tokens(SequenceOf(0), {6, 7}, v1::FINISH_REASON_LENGTH));
+  clock_.Advance(12'000);
+  serving_.OnMessage(Timed(Tokens(SequenceOf(0), {5}), begin, begin + 4'000));
+  internal::LeaderMessage rest = Timed(Tokens(SequenceOf(0), {6}), 0, begin + 6'000);
+  rest.MergeFrom(Timed(Tokens(SequenceOf(0), {7}, v1::FINISH_REASON_LENGTH), 0, begin + 8'000));
+  clock_.Advance(6'000);
+  serving_.OnMessage(rest);
   const v1::Timing& timing = sink_->events.back().timing();
   EXPECT_DOUBLE_EQ(timing.queue_ms(), 3);
-  EXPECT_DOUBLE_EQ(timing.ttft_ms(), 10);
-  EXPECT_DOUBLE_EQ(timing.tpot_ms(), 4);  // 8 ms for two more tokens
+  EXPECT_DOUBLE_EQ(timing.ttft_ms(), 12);
+  EXPECT_DOUBLE_EQ(timing.tpot_ms(), 2);  // 4 ms for two more tokens
   EXPECT_DOUBLE_EQ(timing.total_ms(), 18);
+}
+
+TEST_F(ServingTest, OneTokenHasNoTimePerToken) {
+  const int64_t begin = clock_.unix_us + 1'000;
+  ASSERT_OK(Start(sink_));
+  clock_.Advance(10'000);
+  serving_.OnMessage(
+      Timed(Tokens(SequenceOf(0), {5}, v1::FINISH_REASON_LENGTH), begin, begin + 4'000));
+  const v1::Timing& timing = sink_->events.back().timing();
+  EXPECT_FALSE(timing.has_tpot_ms());
+  EXPECT_DOUBLE_EQ(timing.queue_ms(), 1);
+  EXPECT_DOUBLE_EQ(timing.ttft_ms(), 10);
+  EXPECT_DOUBLE_EQ(timing.total_ms(), 10);
+}
+
+// An hour ahead or behind; the first token came after 10 ms, 4 of which the engine worked.
+TEST_F(ServingTest, QueueTimeIsPossibleWhateverTheLeadersClock) {
+  for (const auto& [skew_us, queue_ms] :
+       {std::pair<int64_t, double>{3'600'000'000, 6}, {-3'600'000'000, 0}}) {
+    auto sink = std::make_shared<FakeSink>();
+    const int64_t begin = clock_.unix_us + skew_us;
+    ASSERT_OK(Start(sink));
+    clock_.Advance(10'000);
+    const uint64_t sequence = leader_->sent.back().submit().sequence();
+    serving_.OnMessage(
+        Timed(Tokens(sequence, {5}, v1::FINISH_REASON_LENGTH), begin, begin + 4'000));
+    EXPECT_DOUBLE_EQ(sink->events.back().timing().queue_ms(), queue_ms);
+  }
+}
+
+TEST_F(ServingTest, AnswerWithoutTokensHasOnlyATotal) {
+  ASSERT_OK(Start(sink_));
+  clock_.Advance(3'000);
+  serving_.OnMessage(Tokens(SequenceOf(0), {}, v1::FINISH_REASON_LENGTH));
+  const v1::Timing& timing = sink_->events.back().timing();
+  EXPECT_FALSE(timing.has_queue_ms() || timing.has_ttft_ms() || timing.has_tpot_ms());
+  EXPECT_DOUBLE_EQ(timing.total_ms(), 3);
+}
+
+TEST_F(ServingTest, ClosedModelHasNoEngine) {
+  internal::LeaderMessage message;
+  message.mutable_stats()->set_running(3);
+  message.mutable_stats()->set_steps(9);
+  serving_.OnMessage(message);
+  EXPECT_EQ(serving_.stats().engine.running(), 3);
+  serving_.Close(absl::UnavailableError("rank 2 was lost"));
+  serving_.OnMessage(message);  // was on its way
+  EXPECT_EQ(serving_.stats().engine.running(), 0);
+  EXPECT_EQ(serving_.stats().engine.steps(), 0);
 }
 
 TEST_F(ServingTest, CancelEndsTheStreamAndTellsTheLeaderOfEveryChoice) {

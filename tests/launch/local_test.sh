@@ -68,6 +68,7 @@ golden_run() {
     --max-tokens 48 --temperature 0 --json >"$work/out" 2>"$work/err"
   expect_code $? 0
   expect_text "$work/out" "$golden"
+  expect_text "$work/out" '"timing":{"queue_ms":[0-9.]*,"ttft_ms":[0-9.]*,"tpot_ms":0*[.]*0*[1-9]'
 }
 
 case_one_rank() { golden_run --ranks 1; }
@@ -88,6 +89,33 @@ case_hostfile() {
   expect_text "$work/err" 'UNAUTHENTICATED'
 }
 
+# The certificate is of localhost and 127.0.0.1.
+tls=(--tls-cert "$root/tests/coordinator/testdata/cert.pem" --tls-key "$root/tests/coordinator/testdata/key.pem")
+
+case_tls() {
+  golden_run --ranks 2 --tp 2 "${tls[@]}"
+  # Users without the certificate get nowhere.
+  local_sh --ranks 1 "${tls[@]}" -- env -u TESSERA_TLS_CA tessera status --timeout 5 >"$work/out" 2>"$work/err"
+  expect_code $? 1
+  expect_text "$work/err" 'UNAVAILABLE'
+}
+
+# TLS and the token together, both given on the command line; "localhost" counts as an address that
+# others reach, so that a token is made.
+case_tls_and_token() {
+  echo "localhost slots=1" >"$work/hosts"
+  "$root/launch/mpirun.sh" --build-dir "$build" --backend cpu --hostfile "$work/hosts" --listen-host localhost \
+    --shared-dir "$TMPDIR" --ranks 1 "${tls[@]}" --model "tiny=$model" -- bash -c '
+      ca=$TESSERA_TLS_CA token=$TESSERA_TOKEN_FILE
+      unset TESSERA_TLS_CA TESSERA_TOKEN_FILE
+      tessera generate --model tiny --prompt-ids 324,4019,938 --max-tokens 48 --temperature 0 --json \
+        --tls-ca "$ca" --token-file "$token"
+      tessera status --tls-ca "$ca"' >"$work/out" 2>"$work/err"
+  expect_code $? 1
+  expect_text "$work/out" "$golden"
+  expect_text "$work/err" 'UNAUTHENTICATED'
+}
+
 case_models_share_the_pool() {
   local_sh --ranks 3 --model "a=$model" --model "b=$model" -- tessera status --json >"$work/out" 2>"$work/err"
   expect_code $? 0
@@ -98,6 +126,13 @@ case_models_share_the_pool() {
 case_code_of_the_command() {
   local_sh --ranks 1 -- bash -c 'exit 7' 2>"$work/err"
   expect_code $? 7
+}
+
+# A child in a session of its own ends with the command.
+case_child_that_left_the_session() {
+  local_sh --ranks 1 -- bash -c "setsid sleep $mark & until pgrep -fx 'sleep $mark' >/dev/null; do sleep 0.1; done" \
+    >"$work/out" 2>"$work/err"
+  expect_code $? 0
 }
 
 case_input_reaches_the_command() {
@@ -127,7 +162,8 @@ case_heads_refuse() {
 case_usage() {
   local args
   for args in "--ranks 1" "--ranks 0 -- true" "--ranks x -- true" "-- true" "--rnks 1 -- true" \
-    "--ranks 1 --model tiny -- true" "--ranks 1 --backend tpu -- true"; do
+    "--ranks 1 --model tiny -- true" "--ranks 1 --backend tpu -- true" \
+    "--ranks 1 --tls-cert $0 -- true" "--ranks 1 --tls-cert /no/cert --tls-key $0 -- true"; do
     # shellcheck disable=SC2086  # words on purpose
     local_sh $args >"$work/out" 2>"$work/err"
     expect_code $? 2

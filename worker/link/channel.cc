@@ -41,8 +41,10 @@ std::shared_ptr<grpc::Channel> MakeChannel(const LinkOptions& options) {
 absl::Status WaitForConnection(grpc::Channel& channel, const LinkOptions& options,
                                absl::Time deadline) {
   if (channel.WaitForConnected(absl::ToChronoTime(deadline))) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat("coordinator ", options.address, ": no connection in ",
-                                             absl::FormatDuration(options.connect_timeout)));
+  return absl::UnavailableError(
+      absl::StrCat("coordinator ", options.address, ": no connection with",
+                   options.tls_root_pem.empty() ? "out TLS in " : " TLS in ",
+                   absl::FormatDuration(options.connect_timeout)));
 }
 
 std::unique_ptr<grpc::ClientContext> MakeContext(const LinkOptions& options) {

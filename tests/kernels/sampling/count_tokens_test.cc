@@ -27,7 +27,8 @@ class CountTokensTest : public CpuOpTest {
                                   .seq_slot = seq_slot.data(),
                                   .params = params.data(),
                                   .seen = {.table = table.data(), .slots = 2, .vocab = 4},
-                                  .t = static_cast<int64_t>(ids.size())};
+                                  .t = static_cast<int64_t>(ids.size()),
+                                  .s = static_cast<int64_t>(seq_slot.size())};
     EXPECT_OK(CountTokensCpu(args, cpu().stream()));
     return table;
   }
@@ -46,6 +47,11 @@ TEST_F(CountTokensTest, SlotsWithoutPenaltiesStayUntouched) {
 TEST_F(CountTokensTest, PaddingAndIndicesOutsideTheTableArePassedOver) {
   EXPECT_EQ(Run({-1, 4, 1 << 30, 1, 1, 1}, {0, 0, 0, -1, 2, 3}, {5, 5, 5, 5, 5, 5}, empty_),
             empty_);
+}
+
+// seq_slot has 4 entries; what lies behind them is not read (ASan would tell).
+TEST_F(CountTokensTest, SequencesPastTheLastArePassedOver) {
+  EXPECT_EQ(Run({1, 1, 1}, {4, 5, 1 << 30}, {5, 5, 5}, empty_), empty_);
 }
 
 TEST_F(CountTokensTest, CountsSaturate) {
@@ -68,6 +74,10 @@ TEST_F(CountTokensTest, NegativeSizesAreRefused) {
   args.t = -1;
   EXPECT_THAT(CountTokensCpu(args, cpu().stream()),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("t=-1")));
+  args.t = 0;
+  args.s = -1;
+  EXPECT_THAT(CountTokensCpu(args, cpu().stream()),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("s=-1")));
 }
 
 }  // namespace

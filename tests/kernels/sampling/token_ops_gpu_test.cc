@@ -87,7 +87,8 @@ TEST_F(CountTokensGpuTest, AgreesWithTheCpuWhereTokensMeet) {
                                   .seq_slot = s.data(),
                                   .params = params_on.data(),
                                   .seen = {.table = seen.data(), .slots = kSlots, .vocab = kVocab},
-                                  .t = kTokens};
+                                  .t = kTokens,
+                                  .s = static_cast<int64_t>(seq_slot.size())};
     ASSERT_OK(on == &cpu() ? CountTokensCpu(args, on->stream())
                            : CountTokensCuda(args, on->stream()));
     results.push_back(seen.Read());

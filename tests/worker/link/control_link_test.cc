@@ -7,45 +7,33 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/status_matchers.h"
-#include "tests/worker/link/scripted_coordinator.h"
-#include "tests/worker/link/signal.h"
+#include "tests/worker/link/link_fixture.h"
 
 namespace tessera {
 namespace {
 
 using ::testing::_;
 using ::testing::HasSubstr;
+using testing::kPatience;
+using testing::LinkTest;
 using testing::ScriptedCoordinator;
 using testing::Signal;
 using testing::StatusIs;
 
-constexpr absl::Duration kPatience = absl::Seconds(20);
-
-class ControlLinkTest : public ::testing::Test {
+class ControlLinkTest : public LinkTest {
  protected:
   absl::StatusOr<std::unique_ptr<ControlLink>> Connect() {
-    LinkOptions options = {.address = coordinator_.address(),
-                           .secret = "s",
-                           .connect_timeout = timeout_,
-                           .heartbeat_period = absl::Milliseconds(5)};
     internal::Register self;
     self.set_rank(3);
     return ControlLink::Connect(
-        options, self, steps_,
+        OptionsFor(coordinator_), self, steps_,
         {.on_command = [this](const internal::WorkerCommand& command) { commands_(command); },
-         .on_lost =
-             [this](const absl::Status& status) {
-               why_lost_ = status;
-               lost_.Notify();
-             }});
+         .on_lost = TakeLoss()});
   }
 
   std::atomic<int64_t> steps_{0};
-  absl::Duration timeout_ = kPatience;
   std::function<void(const internal::WorkerCommand&)> commands_ =
       [](const internal::WorkerCommand&) {};
-  absl::Status why_lost_;
-  Signal lost_;
   // What scripts share with their tests lives here: a script may outlast the test's body.
   Signal seen_;
   Signal commanded_;

@@ -6,43 +6,33 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/status_matchers.h"
-#include "tests/worker/link/scripted_coordinator.h"
-#include "tests/worker/link/signal.h"
+#include "tests/worker/link/link_fixture.h"
 
 namespace tessera {
 namespace {
 
 using ::testing::_;
 using ::testing::HasSubstr;
+using testing::kPatience;
+using testing::LinkTest;
 using testing::ScriptedCoordinator;
 using testing::Signal;
 using testing::StatusIs;
 
-constexpr absl::Duration kPatience = absl::Seconds(20);
-
-class ServeLinkTest : public ::testing::Test {
+class ServeLinkTest : public LinkTest {
  protected:
   absl::StatusOr<std::unique_ptr<ServeLink>> Connect() {
-    return ServeLink::Connect(
-        {.address = coordinator_.address(), .secret = "s", .connect_timeout = timeout_},
-        {.epoch = 2, .instance = 9},
-        {.on_message =
-             [this](const internal::CoordinatorMessage& message) {
-               message_ = message;
-               got_message_.Notify();
-             },
-         .on_lost =
-             [this](const absl::Status& status) {
-               why_lost_ = status;
-               lost_.Notify();
-             }});
+    return ServeLink::Connect(OptionsFor(coordinator_), {.epoch = 2, .instance = 9},
+                              {.on_message =
+                                   [this](const internal::CoordinatorMessage& message) {
+                                     message_ = message;
+                                     got_message_.Notify();
+                                   },
+                               .on_lost = TakeLoss()});
   }
 
-  absl::Duration timeout_ = kPatience;
   internal::CoordinatorMessage message_;
   Signal got_message_;
-  absl::Status why_lost_;
-  Signal lost_;
   // What scripts share with their tests lives here: a script may outlast the test's body.
   Signal done_;
   internal::LeaderMessage first_, second_;
