@@ -30,8 +30,9 @@ extra_flag() { return 1; }
 
 # Open MPI's own temporary files go where cleanup finds them, even after kill -9.
 prepare() {
-  [[ -d /dev/shm && -w /dev/shm ]] || return 0
-  shm_dir=$(mktemp -d /dev/shm/tessera.XXXXXXXX)
+  local parent=${TESSERA_SHM_DIR:-/dev/shm}
+  [[ -d $parent && -w $parent ]] || return 0
+  shm_dir=$(mktemp -d "$parent/tessera.XXXXXXXX")
   mpirun_flags+=(--mca btl_vader_backing_directory "$shm_dir" --mca osc_sm_backing_directory "$shm_dir")
 }
 

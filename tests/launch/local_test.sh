@@ -15,8 +15,9 @@ for program in tessera tessera-coordinator tessera-worker; do
 done
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export TMPDIR=$work/tmp
+TESSERA_SHM_DIR=$(mktemp -d /dev/shm/local_test.XXXXXXXX)
+export TESSERA_SHM_DIR TMPDIR=$work/tmp
+trap 'rm -rf "$work" "$TESSERA_SHM_DIR"' EXIT
 mkdir "$TMPDIR"
 failures=0
 
@@ -33,15 +34,13 @@ broken() {
 expect_code() { [[ $1 == "$2" ]] || broken "exit code $1, want $2"; }
 expect_text() { grep -q -- "$2" "$1" || { broken "no \"$2\" in $1:" && sed 's/^/    /' "$1" >&2; }; }
 
-shm_files() { find /dev/shm -maxdepth 1 -name 'tessera.*'; }
-
 # Nothing of a run may be left: no process that names its directory or the command, no file.
 expect_clean() {
   local left
   left=$(pgrep -f "$TMPDIR/tessera|^sleep $mark$" || true)
   [[ -z $left ]] || broken "processes left: $(ps -o pid,args -p "$(tr '\n' , <<<"$left" | sed 's/,$//')" | tail -n +2)"
   [[ -z $(ls -A "$TMPDIR") ]] || broken "files left in TMPDIR: $(ls -A "$TMPDIR")"
-  [[ $shm_before == "$(shm_files)" ]] || broken "files left in /dev/shm: $(shm_files)"
+  [[ -z $(ls -A "$TESSERA_SHM_DIR") ]] || broken "files left in /dev/shm: $(ls -A "$TESSERA_SHM_DIR")"
 }
 
 # start_background ARGS...: local.sh with a long command; returns when that runs. $launched: its id.
@@ -218,9 +217,7 @@ case_launcher_killed() {
   wait "$launched" 2>/dev/null
   local tenths=150
   while pgrep -f "$TMPDIR/tessera|^sleep $mark$" >/dev/null && ((tenths-- > 0)); do sleep 0.1; done
-  rm -rf "$TMPDIR"/tessera.*
-  local file
-  for file in $(shm_files); do grep -qxF "$file" <<<"$shm_before" || rm -rf "$file"; done
+  rm -rf "$TMPDIR"/tessera.* "$TESSERA_SHM_DIR"/tessera.*
 }
 
 case_stopped_rank_is_killed() {
@@ -246,7 +243,6 @@ cases=("$@")
 ((${#cases[@]})) || mapfile -t cases < <(declare -F | sed -n 's/^declare -f case_//p')
 for name in "${cases[@]}"; do
   before=$failures
-  shm_before=$(shm_files)
   started=$SECONDS
   "case_$name"
   expect_clean
