@@ -172,6 +172,8 @@ int RunChatCommand(const Flags& flags, const Environment& environment) {
   v1::GenerateRequest request;
   const auto model = flags.String("model");
   if (!model) return FailUsage("--model is missing");
+  if (const absl::Status utf8 = CheckUtf8Flags(flags, {"model", "system", "stop"}); !utf8.ok())
+    return FailInput(utf8);
   request.set_model(*model);
   ApplySamplingFlags(flags, request);
   const absl::StatusOr<Connection> connection = Connection::Open(flags, environment);

@@ -39,7 +39,7 @@ std::string Resolve(const std::string& dir) {
 absl::StatusOr<v1::LoadModelRequest> MakeRequest(const Flags& flags) {
   const auto model = flags.String("model");
   if (!model) return absl::InvalidArgumentError("--model is missing");
-  RETURN_IF_ERROR(CheckUtf8("--model", *model));
+  RETURN_IF_ERROR(CheckUtf8Flags(flags, {"model", "chat-template"}));
   const size_t equals = model->find('=');
   const std::string dir = equals == std::string::npos ? *model : model->substr(equals + 1);
   const std::string name = equals == std::string::npos ? BaseName(dir) : model->substr(0, equals);
@@ -136,6 +136,8 @@ int RunLoad(const Flags& flags, const Environment& environment) {
 int RunUnload(const Flags& flags, const Environment& environment) {
   const auto model = flags.String("model");
   if (!model) return FailUsage("--model is missing");
+  if (const absl::Status utf8 = CheckUtf8Flags(flags, {"model"}); !utf8.ok())
+    return FailInput(utf8);
   const absl::StatusOr<Connection> connection = Connection::Open(flags, environment);
   if (!connection.ok()) return FailInput(connection.status());
   v1::UnloadModelRequest request;

@@ -55,6 +55,11 @@ absl::StatusOr<PlanInput> MakeInput(const Flags& flags, const Environment& envir
   input.dtype = DefaultDType(input.config, input.gpu.spec);
   if (const auto dtype = flags.String("dtype")) {
     ASSIGN_OR_RETURN(input.dtype, ParseFloatDType(*dtype));
+    if (input.dtype == DType::kF32 && input.gpu.spec.device == Device::kCuda)
+      return absl::InvalidArgumentError("--dtype float32: GPUs compute in bfloat16 or float16");
+    if (input.dtype != DType::kF32 && input.gpu.spec.device == Device::kCpu)
+      return absl::InvalidArgumentError(
+          absl::StrCat("--dtype ", *dtype, ": CPU ranks compute in float32 only"));
   }
   input.sequences = flags.Int("sequences").value_or(1);
   input.limits = ResolveLimits(input.config, input.gpu.spec, LimitsOf(flags), input.sequences);
@@ -88,7 +93,7 @@ ordered_json ToJson(const PlanInput& input, const Plan& plan, const std::string&
           {"max_sequences", input.limits.max_sequences},
           {"max_step_tokens", input.limits.max_step_tokens},
           {"block_size", input.limits.block_size},
-          {"dtype", std::string(Name(input.dtype))},
+          {"dtype", std::string(LongName(input.dtype))},
           {"usable_bytes", UsableBytes(input)},
           {"kv_blocks", plan.kv_blocks},
           {"predicted_ms_per_token", plan.ms_per_token},

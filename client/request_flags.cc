@@ -3,6 +3,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "client/text_file.h"
+#include "common/status_macros.h"
 
 namespace tessera {
 
@@ -104,6 +105,15 @@ void ApplySamplingFlags(const Flags& flags, v1::GenerateRequest& request) {
   if (const auto v = flags.String("stop")) request.add_stop(*v);
   if (const auto v = flags.IntList("stop-ids"))
     request.mutable_stop_ids()->Assign(v->begin(), v->end());
+}
+
+absl::Status CheckUtf8Flags(const Flags& flags, std::initializer_list<const char*> names) {
+  for (const char* name : names) {
+    if (const auto text = flags.String(name)) {
+      RETURN_IF_ERROR(CheckUtf8(absl::StrCat("--", name), *text));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckUtf8(absl::string_view flag, absl::string_view text) {

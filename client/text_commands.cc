@@ -29,6 +29,8 @@ absl::StatusOr<std::string> TextOf(const Flags& flags) {
 
 int RunTokenize(const Flags& flags, const Environment& environment) {
   if (!flags.Given("model")) return FailUsage("--model is missing");
+  if (const absl::Status utf8 = CheckUtf8Flags(flags, {"model"}); !utf8.ok())
+    return FailInput(utf8);
   const absl::StatusOr<std::string> text = TextOf(flags);
   if (!text.ok()) return FailInput(text.status());
   const absl::StatusOr<Connection> connection = Connection::Open(flags, environment);
@@ -61,6 +63,8 @@ int RunTokenize(const Flags& flags, const Environment& environment) {
 
 int RunDetokenize(const Flags& flags, const Environment& environment) {
   if (!flags.Given("model")) return FailUsage("--model is missing");
+  if (const absl::Status utf8 = CheckUtf8Flags(flags, {"model"}); !utf8.ok())
+    return FailInput(utf8);
   const auto ids = flags.IntList("ids");
   if (!ids) return FailUsage("--ids is missing");
   const absl::StatusOr<Connection> connection = Connection::Open(flags, environment);

@@ -10,14 +10,11 @@
 namespace tessera {
 namespace {
 
-// What other ranks get to leave on their own when one is lost: their peers are gone, nothing is
-// worth finishing.
-constexpr int64_t kShutdownGraceMs = 0;
 constexpr size_t kMaxMessageBytes = 1024;  // of a worker's error that is passed on
 
 internal::WorkerCommand ShutdownCommand() {
   internal::WorkerCommand command;
-  command.mutable_shutdown()->set_grace_ms(kShutdownGraceMs);
+  command.mutable_shutdown();
   return command;
 }
 

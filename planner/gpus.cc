@@ -30,7 +30,7 @@ struct Row {
 };
 
 // A driver name must come before any other that is part of it ("L40S" before "L40").
-constexpr std::array<Row, 19> kRows = {{
+constexpr std::array<Row, 16> kRows = {{
     // NVIDIA Blackwell (HGX B200) datasheet: 180 GB, 8 TB/s. Memory is the datasheet's, in MiB.
     {"b200", "B200", 171661, 8.0, 148, kNvlinkUs},
     // NVIDIA H200 datasheet: 141 GB, 4.8 TB/s; 4.50 TB/s measured.
@@ -53,15 +53,10 @@ constexpr std::array<Row, 19> kRows = {{
     {"rtx5090", "RTX 5090", 32607, 1.792, 170, kPcieUs},
     {"rtx4090", "RTX 4090", 24564, 1.008, 128, kPcieUs},
     {"rtx3090", "RTX 3090", 24576, 0.936, 82, kPcieUs},
-    // NVIDIA V100 datasheet: 900 GB/s.
-    {"v100-32gb", "V100-SXM2-32GB", 32510, 0.9, 80, kNvlinkUs},
-    {"v100-16gb", "V100", 16160, 0.9, 80, kNvlinkUs},
-    // NVIDIA T4 datasheet: 320 GB/s.
-    {"t4", "T4", 15360, 0.32, 40, kPcieUs},
 }};
 
-constexpr std::array<std::pair<absl::string_view, absl::string_view>, 3> kAliases = {
-    {{"h100", "h100-80gb"}, {"a100", "a100-80gb"}, {"v100", "v100-32gb"}}};
+constexpr std::array<std::pair<absl::string_view, absl::string_view>, 2> kAliases = {
+    {{"h100", "h100-80gb"}, {"a100", "a100-80gb"}}};
 
 // A CPU rank streams its weights from memory at about this speed, and sums over shared memory; the
 // order of magnitude of a server core pair, only used to rank splits of one count.

@@ -79,10 +79,13 @@ absl::Status Engine::InitSlots() {
     results_moved_.push_back(std::move(moved));
   }
   slots_ = std::vector<Slot>(static_cast<size_t>(StepsInFlight(spec_.layout.shard.shape)) + 1);
+  const auto rope_table_bytes =
+      spec_.layout.config.head_size / 2 * static_cast<int64_t>(sizeof(float));
   for (Slot& slot : slots_) {
     ASSIGN_OR_RETURN(void* plan, runtime_.AllocatePinned(MaxPlanBytes(spec_.layout.limits)));
     slot.plan = static_cast<uint8_t*>(plan);
-    ASSIGN_OR_RETURN(void* results, runtime_.AllocatePinned(ResultBytes(results_)));
+    ASSIGN_OR_RETURN(void* results,
+                     runtime_.AllocatePinned(std::max(ResultBytes(results_), rope_table_bytes)));
     slot.results = static_cast<uint8_t*>(results);
     ASSIGN_OR_RETURN(slot.done, runtime_.NewEvent());
   }

@@ -41,9 +41,8 @@ struct EngineSpec {
 // Owned and called by the engine thread.
 class Engine {
  public:
-  // Allocates the layout, loads weights, runs every op once and captures the graphs: after this
-  // nothing is allocated on the device. Collective over the group. Errors as Arena, LoadWeights and
-  // the ops give them. `runtime` and `ops` outlive the engine.
+  // Loads weights into the arena and builds the model. Collective over the group. Errors as Arena,
+  // LoadWeights and the ops give them. `runtime` and `ops` outlive the engine.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineSpec& spec,
                                                         const EnginePeers& peers,
                                                         const Arena& arena, Runtime& runtime,

@@ -15,7 +15,7 @@ namespace tessera {
 namespace {
 
 constexpr absl::Duration kStatsPeriod = absl::Seconds(1);
-constexpr absl::Duration kLeastAllowance = absl::Seconds(5);
+constexpr absl::Duration kLastStep = absl::Seconds(10);
 
 SchedulerOptions OptionsOf(const LoadedModel& model) {
   return {.limits = model.layout.limits,
@@ -63,7 +63,7 @@ Leader::Leader(LoadedModel& model, ServeLink& link, Inbox& inbox, Watchdog& watc
 
 absl::Status Leader::Run() {
   RETURN_IF_ERROR(Loop());
-  watchdog_.Arm(2 * kLeastAllowance, "the end of the last step");
+  watchdog_.Arm(kLastStep, "the end of the last step");
   if (model_.group->channel() != nullptr) {
     EncodeStop(issued_, plan_);
     RETURN_IF_ERROR(model_.group->channel()->Publish(plan_));
@@ -107,10 +107,12 @@ void Leader::Receive(const std::vector<internal::CoordinatorMessage>& messages) 
 
 absl::Status Leader::Issue(const StepDraft& draft) {
   EncodePlan(draft, plan_);
-  watchdog_.Arm(Allowance(draft), "a step");
+  const absl::Duration allowance = model_.allowance->For(WorkOf(draft));
+  watchdog_.Arm(allowance, "a step");
   if (model_.group->channel() != nullptr) RETURN_IF_ERROR(model_.group->channel()->Publish(plan_));
   RETURN_IF_ERROR(model_.engine->Execute(plan_));
   watchdog_.Disarm();
+  allowances_.push_back(allowance);
   issued_ = draft.number + 1;
   steps_.fetch_add(1, std::memory_order_relaxed);
   return absl::OkStatus();
@@ -126,7 +128,8 @@ absl::Status Leader::CollectFinished() {
 }
 
 absl::Status Leader::CollectOne() {
-  watchdog_.Arm(Allowance({}), "a step's results");
+  watchdog_.Arm(allowances_.front(), "a step's results");
+  allowances_.pop_front();
   ASSIGN_OR_RETURN(const StepResult result, model_.engine->Collect());
   watchdog_.Disarm();
   scheduler_.Finish(result, updates_);
@@ -156,17 +159,6 @@ void Leader::SendStats() {
   stats.set_kv_blocks_free(scheduler_.free_blocks());
   stats.set_steps(steps_.load(std::memory_order_relaxed));
   link_.Send(std::move(message)).IgnoreError();
-}
-
-// Ten times what the step would take on a slow device of its kind, and no less than five seconds.
-absl::Duration Leader::Allowance(const StepDraft& draft) const {
-  const bool gpu = model_.layout.device.device == Device::kCuda;
-  const double bytes_per_s = gpu ? 5e11 : 2e9, flops_per_s = gpu ? 2e13 : 2e9;
-  int64_t rows = draft.sequences.empty() ? model_.layout.limits.max_step_tokens : 0;
-  for (const PlannedSequence& s : draft.sequences) rows += static_cast<int64_t>(s.tokens.size());
-  const double weights = static_cast<double>(model_.predicted_bytes);
-  const double seconds = weights / bytes_per_s + weights * static_cast<double>(rows) / flops_per_s;
-  return std::max(kLeastAllowance, absl::Seconds(10 * seconds));
 }
 
 }  // namespace tessera

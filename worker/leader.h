@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <vector>
 
@@ -51,7 +52,6 @@ class Leader {
   absl::Status CollectFinished();
   void Send();
   void SendStats();
-  absl::Duration Allowance(const StepDraft& draft) const;
 
   LoadedModel& model_;
   ServeLink& link_;
@@ -60,6 +60,7 @@ class Leader {
   std::atomic<int64_t>& steps_;
   Scheduler scheduler_;
   int64_t max_in_flight_;
+  std::deque<absl::Duration> allowances_;  // of the steps in flight
   std::vector<uint8_t> plan_;
   std::vector<SequenceUpdate> updates_;
   internal::TokenBatch batch_;

@@ -47,6 +47,7 @@ absl::Status Allocate(LoadedModel& model, Runtime& runtime) {
   ASSIGN_OR_RETURN(const std::vector<BufferSpec> buffers, MemoryLayout(model.layout));
   model.predicted_bytes =
       TotalBytes(buffers) + ReserveBytes(model.layout.device, model.layout.shard.shape);
+  model.allowance = std::make_unique<StepAllowance>(model.layout, buffers);
   ASSIGN_OR_RETURN(model.arena, Arena::Create(runtime, buffers));
   return absl::OkStatus();
 }

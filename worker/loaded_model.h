@@ -14,6 +14,7 @@
 #include "worker/arena.h"
 #include "worker/engine.h"
 #include "worker/group.h"
+#include "worker/step_allowance.h"
 #include "worker/step_trace.h"
 #include "worker/watchdog.h"
 
@@ -25,6 +26,7 @@ struct LoadedModel {
   int64_t predicted_bytes = 0;  // layout and reserve
   int64_t measured_bytes = 0;   // GPU: memory in use when ready. CPU: bytes allocated
   std::vector<int32_t> graph_rows;
+  std::unique_ptr<StepAllowance> allowance;
   // Destroyed from the last to the first: captured graphs hold communicators, and peers map the
   // arena until all ranks have let go of theirs, which the end of the group waits for.
   std::unique_ptr<Arena> arena;

@@ -191,10 +191,17 @@ absl::Status Worker::Follow(LoadedModel& model) {
     RETURN_IF_ERROR(bytes.status());
     const auto* header = reinterpret_cast<const PlanHeader*>(bytes->data());
     if (bytes->size() >= sizeof(PlanHeader) && header->kind == PlanKind::kStop) break;
+    // Truncated bytes are Execute()'s to refuse.
+    const StepWork work = bytes->size() >= sizeof(PlanHeader) ? WorkOf(*header) : StepWork{};
+    watchdog_.Arm(model.allowance->For(work), "a step");
     RETURN_IF_ERROR(model.engine->Execute(*bytes));
+    watchdog_.Disarm();
     steps_.fetch_add(1, std::memory_order_relaxed);
   }
-  return model.engine->Drain();
+  watchdog_.Arm(kStopGrace, "the end of the last step");
+  RETURN_IF_ERROR(model.engine->Drain());
+  watchdog_.Disarm();
+  return absl::OkStatus();
 }
 
 }  // namespace tessera

@@ -228,7 +228,7 @@ struct Case {
 std::vector<Case> Grid() {
   std::vector<Case> grid;
   for (const char* model : {"qwen2-0.5b", "qwen2-7b", "qwen2-57b-a14b", "llama-2-13b", "qwen2-72b"})
-    for (const char* gpu : {"h200", "a100-40gb", "t4"})
+    for (const char* gpu : {"h200", "a100-40gb", "l4"})
       for (const char* quant : {"none", "awq"})
         for (const int64_t context : {2048, 32768})
           for (const int64_t sequences : {1, 8})
