@@ -232,18 +232,17 @@ absl::StatusOr<std::unique_ptr<Communicator>> NewNcclCommunicator(MPI_Comm mpi, 
   int rank = 0, size = 0;
   RETURN_IF_MPI_ERROR(MPI_Comm_rank(mpi, &rank), "forming a group: rank");
   RETURN_IF_MPI_ERROR(MPI_Comm_size(mpi, &size), "forming a group: size");
-  struct {
-    ncclUniqueId id;
-    int result;
-  } made = {};
-  if (rank == 0) made.result = ncclGetUniqueId(&made.id);
-  RETURN_IF_MPI_ERROR(MPI_Bcast(&made, sizeof(made), MPI_BYTE, 0, mpi), "sending the group's id");
-  RETURN_IF_ERROR(NcclStatus(static_cast<ncclResult_t>(made.result), "making a group's id"));
+  ncclUniqueId id = {};
+  absl::Status made = absl::OkStatus();
+  if (rank == 0) made = NcclStatus(ncclGetUniqueId(&id), "making a group's id");
+  // Rank 0 sends what it has, so that a refusal there does not leave the others waiting here.
+  RETURN_IF_MPI_ERROR(MPI_Bcast(&id, sizeof(id), MPI_BYTE, 0, mpi), "sending the group's id");
+  RETURN_IF_ERROR(made);
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 1;
   ncclComm_t comm = nullptr;
   RETURN_IF_ERROR(
-      NcclStatus(ncclCommInitRankConfig(&comm, size, made.id, rank, &config), "forming a group"));
+      NcclStatus(ncclCommInitRankConfig(&comm, size, id, rank, &config), "forming a group"));
   auto communicator = std::make_unique<NcclCommunicator>(comm, rank, size, ops);
   RETURN_IF_ERROR(communicator->Init(mpi, options));
   return communicator;
