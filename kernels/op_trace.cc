@@ -60,6 +60,13 @@ constexpr Ops kTracedOps = {
         [](const auto& a, const Stream& s) {
           return Traced<&Ops::residual_add>("residual_add", a, s);
         },
+    .gather_columns =
+        [](const auto& a, const Stream& s) {
+          return Traced<&Ops::gather_columns>("gather_columns", a, s);
+        },
+    .silu_mul = [](const auto& a,
+                   const Stream& s) { return Traced<&Ops::silu_mul>("silu_mul", a, s); },
+    .repack = [](const auto& a, const Stream& s) { return Traced<&Ops::repack>("repack", a, s); },
 };
 
 }  // namespace

@@ -8,7 +8,10 @@
 #include "kernels/comm/residual_add.h"
 #include "kernels/embedding/embed.h"
 #include "kernels/fill/random_fill.h"
+#include "kernels/gemm/gather_columns.h"
 #include "kernels/gemm/linear.h"
+#include "kernels/gemm/repack.h"
+#include "kernels/gemm/silu_mul.h"
 #include "kernels/norm/rms_norm.h"
 #include "kernels/rope/rope_kv_write.h"
 #include "kernels/runtime/stream.h"
@@ -32,6 +35,9 @@ struct Ops {
   Op<TokenLogprobsArgs> token_logprobs;
   Op<RandomFillArgs> random_fill;
   Op<ResidualAddArgs> residual_add;
+  Op<GatherColumnsArgs> gather_columns;
+  Op<SiluMulArgs> silu_mul;
+  Op<RepackArgs> repack;
 };
 
 // The table of a device; static, never null. kUnimplemented: kCuda in a build without it.

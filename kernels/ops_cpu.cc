@@ -14,6 +14,9 @@ const Ops kCpuOps = {
     .token_logprobs = TokenLogprobsCpu,
     .random_fill = RandomFillCpu,
     .residual_add = ResidualAddCpu,
+    .gather_columns = GatherColumnsCpu,
+    .silu_mul = SiluMulCpu,
+    .repack = RepackCpu,
 };
 
 }  // namespace tessera

@@ -14,6 +14,9 @@ const Ops kCudaOps = {
     .token_logprobs = TokenLogprobsCuda,
     .random_fill = RandomFillCuda,
     .residual_add = ResidualAddCuda,
+    .gather_columns = GatherColumnsCuda,
+    .silu_mul = SiluMulCuda,
+    .repack = RepackCuda,
 };
 
 }  // namespace tessera

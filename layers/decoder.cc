@@ -1,5 +1,8 @@
 #include "layers/decoder.h"
 
+#include <initializer_list>
+#include <string>
+
 #include <absl/strings/str_cat.h>
 
 #include "common/align.h"
@@ -11,6 +14,22 @@ namespace {
 constexpr int64_t kScratchAlignment = 256;
 
 void* Offset(void* base, int64_t bytes) { return static_cast<char*>(base) + bytes; }
+
+// The merged weight `prefix` + `merged`, or those of `names` where there is none.
+absl::Status GetParts(const WeightMap& weights, const std::string& prefix, const char* merged,
+                      std::initializer_list<const char*> names, std::vector<Weight>& parts) {
+  const Weight whole = weights.GetOptional(prefix + merged);
+  if (whole.rows > 0 || !weights.Get(prefix + *names.begin()).ok()) {
+    ASSIGN_OR_RETURN(Weight found, weights.Get(prefix + merged));
+    parts.push_back(found);
+    return absl::OkStatus();
+  }
+  for (const char* name : names) {
+    ASSIGN_OR_RETURN(Weight part, weights.Get(prefix + name));
+    parts.push_back(part);
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -31,7 +50,7 @@ absl::StatusOr<Decoder> Decoder::Create(const DecoderSpec& spec, const WeightMap
   if (spec.shard.last()) {
     ASSIGN_OR_RETURN(decoder.final_norm_, weights.Get("final_norm"));
     decoder.head_ = weights.GetOptional("head");
-    if (decoder.head_.data == nullptr) {  // tied, and this rank holds the embedding
+    if (decoder.head_.empty()) {  // tied, and this rank holds the embedding
       ASSIGN_OR_RETURN(decoder.head_, weights.Get("embed"));
     }
   }
@@ -43,14 +62,16 @@ absl::Status Decoder::AddLayer(int64_t index, const WeightMap& weights) {
   Layer layer;
   ASSIGN_OR_RETURN(layer.attention_norm, weights.Get(name("attn_norm")));
   ASSIGN_OR_RETURN(layer.mlp_norm, weights.Get(name("mlp_norm")));
-  ASSIGN_OR_RETURN(layer.attention.qkv.w, weights.Get(name("qkv")));
+  RETURN_IF_ERROR(GetParts(weights, name(""), "qkv", {"q", "k", "v"}, layer.attention.qkv.parts));
   layer.attention.qkv.bias = weights.GetOptional(name("qkv_bias"));
   layer.attention.q_norm = weights.GetOptional(name("q_norm"));
   layer.attention.k_norm = weights.GetOptional(name("k_norm"));
   ASSIGN_OR_RETURN(layer.attention.o.w, weights.Get(name("o")));
-  ASSIGN_OR_RETURN(layer.mlp.gate_up.w, weights.Get(name("gate_up")));
+  layer.attention.o.x_cols = attention_.h * attention_.e;
+  RETURN_IF_ERROR(GetParts(weights, name(""), "gate_up", {"gate", "up"}, layer.mlp.gate_up.parts));
   layer.mlp.gate_up.gated = true;
   ASSIGN_OR_RETURN(layer.mlp.down.w, weights.Get(name("down")));
+  layer.mlp.down.x_cols = spec_.shard.ffn.size();
 
   const AttentionShape& a = attention_;
   const int64_t cache_bytes =
@@ -93,12 +114,18 @@ absl::Status Decoder::Enter(const StepInputs& inputs, const Residual& residual) 
   return context.ops->rms_norm(norm, context.stream);
 }
 
+Residual Decoder::ResidualOf(int64_t t) const {
+  return {.hidden = spec_.buffers.hidden,
+          .normed = spec_.buffers.normed,
+          .partial = spec_.buffers.partial,
+          .permuted = spec_.buffers.permuted,
+          .split = spec_.buffers.split,
+          .t = t,
+          .d = spec_.config.hidden};
+}
+
 absl::Status Decoder::Forward(const StepInputs& inputs) const {
-  const Residual residual = {.hidden = spec_.buffers.hidden,
-                             .normed = spec_.buffers.normed,
-                             .partial = spec_.buffers.partial,
-                             .t = inputs.t,
-                             .d = spec_.config.hidden};
+  const Residual residual = ResidualOf(inputs.t);
   RETURN_IF_ERROR(Enter(inputs, residual));
   const AttentionScratch rows = AttentionRows(inputs.t);
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -126,18 +153,9 @@ absl::StatusOr<LogitsView> Decoder::Logits(const int32_t* rows, int64_t count) c
   // A shard's logits go where the all-gather will have them: block tp_rank of [tp, count, width].
   const int64_t width = spec_.shard.vocab_width, block = count * width;
   float* mine = spec_.buffers.logits + spec_.shard.tp_rank * block;
-  const LinearArgs head = {.x = spec_.buffers.last_hidden,
-                           .w = head_.data,
-                           .y = mine,
-                           .t = count,
-                           .n = width,
-                           .k = spec_.config.hidden,
-                           .dtype = context.dtype,
-                           .weight_dtype = head_.dtype,
-                           .y_dtype = DType::kF32,
-                           .workspace = context.workspace,
-                           .workspace_bytes = context.workspace_bytes};
-  RETURN_IF_ERROR(context.ops->linear(head, context.stream));
+  const LinearArgs head = {
+      .x = spec_.buffers.last_hidden, .y = mine, .t = count, .n = width, .y_dtype = DType::kF32};
+  RETURN_IF_ERROR(Multiply(context, head_, spec_.config.hidden, spec_.buffers.permuted, head));
   if (context.sharded()) {
     RETURN_IF_ERROR(context.tp->AllGather(mine, spec_.buffers.logits, block * SizeOf(DType::kF32),
                                           context.stream));

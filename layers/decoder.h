@@ -20,8 +20,10 @@ namespace tessera {
 // Device memory of a stage, owned by the caller.
 struct DecoderBuffers {
   void* hidden = nullptr;       // [max t, d]
-  void* normed = nullptr;       // [max t, d], sharded only
-  void* partial = nullptr;      // [max t, d], sharded only
+  void* normed = nullptr;       // [max t, d]: see Residual, as for the next three
+  void* partial = nullptr;      // [max t, d]
+  void* permuted = nullptr;     // [max t, widest input order]
+  void* split = nullptr;        // [max t, widest outputs that are not merged]
   void* scratch = nullptr;      // attention's or the feed-forward's rows
   void* kv = nullptr;           // [layers, 2, blocks, g, block_size, e]
   void* last_hidden = nullptr;  // [max rows, d], last stage
@@ -66,6 +68,7 @@ class Decoder {
 
   explicit Decoder(const DecoderSpec& spec) : spec_(spec) {}
   absl::Status AddLayer(int64_t index, const WeightMap& weights);
+  Residual ResidualOf(int64_t t) const;
   absl::Status Enter(const StepInputs& inputs, const Residual& residual) const;
   AttentionScratch AttentionRows(int64_t t) const;
 

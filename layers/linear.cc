@@ -5,50 +5,123 @@
 namespace tessera {
 namespace {
 
-LinearArgs BaseArgs(const LayerContext& context, const Weight& w) {
-  return {.k = w.cols,
-          .dtype = context.dtype,
-          .weight_dtype = w.dtype,
-          .y_dtype = context.dtype,
-          .workspace = context.workspace,
-          .workspace_bytes = context.workspace_bytes};
+void* Offset(void* base, int64_t bytes) { return static_cast<char*>(base) + bytes; }
+
+// The norm alone, into residual.normed; a sharded stage has it there from the reduction before.
+absl::Status Normalize(const LayerContext& context, const Residual& residual, const Weight& norm) {
+  if (context.sharded()) return absl::OkStatus();
+  const RmsNormArgs args = {.x = residual.hidden,
+                            .weight = norm.data,
+                            .y = residual.normed,
+                            .t = residual.t,
+                            .d = residual.d,
+                            .eps = context.norm_eps,
+                            .dtype = context.dtype};
+  return context.ops->rms_norm(args, context.stream);
+}
+
+// Outputs of each part in turn, moved to their columns of y[t, width].
+absl::Status ForwardParts(const LayerContext& context, const ColumnParallelLinear& linear,
+                          const Residual& residual, void* y, int64_t width, void* part_rows) {
+  const int64_t element = SizeOf(context.dtype);
+  int64_t column = 0;
+  for (const Weight& w : linear.parts) {
+    LinearArgs args = {.x = residual.normed,
+                       .y = part_rows,
+                       .t = residual.t,
+                       .n = w.rows,
+                       .y_dtype = context.dtype};
+    if (!linear.bias.empty())
+      args.bias = static_cast<const char*>(linear.bias.data) + column * element;
+    RETURN_IF_ERROR(Multiply(context, w, residual.d, residual.permuted, args));
+    const GatherColumnsArgs place = {.x = part_rows,
+                                     .y = Offset(y, column * element),
+                                     .t = residual.t,
+                                     .n = w.rows,
+                                     .x_stride = w.rows,
+                                     .y_stride = width,
+                                     .dtype = context.dtype};
+    RETURN_IF_ERROR(context.ops->gather_columns(place, context.stream));
+    column += w.rows;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::Status ColumnParallelLinear::Forward(const LayerContext& context, const Residual& residual,
-                                           const Weight& norm, void* y) const {
-  LinearArgs args = BaseArgs(context, w);
-  args.t = residual.t;
-  args.n = gated ? w.rows / 2 : w.rows;
+absl::Status Multiply(const LayerContext& context, const Weight& w, int64_t x_cols, void* permuted,
+                      LinearArgs args) {
+  args.k = w.cols;
+  args.dtype = context.dtype;
+  args.weight_dtype = w.dtype;
+  args.workspace = context.workspace;
+  args.workspace_bytes = context.workspace_bytes;
   args.w = w.data;
-  args.bias = bias.data;
-  args.gated = gated;
-  args.y = y;
-  if (context.sharded()) {
-    args.x = residual.normed;
-  } else {
-    args.x = residual.hidden;
-    args.norm_weight = norm.data;
-    args.norm_eps = context.norm_eps;
+  if (w.packed.values != nullptr) {
+    args.packed = w.packed;
+    args.weight_dtype = context.dtype;
+  }
+  if (w.order != nullptr) {
+    const GatherColumnsArgs gather = {.x = args.x,
+                                      .order = w.order,
+                                      .y = permuted,
+                                      .t = args.t,
+                                      .n = w.cols,
+                                      .x_stride = x_cols,
+                                      .y_stride = w.cols,
+                                      .dtype = context.dtype};
+    RETURN_IF_ERROR(context.ops->gather_columns(gather, context.stream));
+    args.x = permuted;
   }
   return context.ops->linear(args, context.stream);
 }
 
+absl::Status ColumnParallelLinear::Forward(const LayerContext& context, const Residual& residual,
+                                           const Weight& norm, void* y) const {
+  if (parts.size() == 1) {
+    const Weight& w = parts.front();
+    LinearArgs args = {.x = residual.normed,
+                       .bias = bias.data,
+                       .y = y,
+                       .gated = gated,
+                       .t = residual.t,
+                       .n = gated ? w.rows / 2 : w.rows,
+                       .y_dtype = context.dtype};
+    if (!context.sharded() && w.order == nullptr) {
+      args.x = residual.hidden;
+      args.norm_weight = norm.data;
+      args.norm_eps = context.norm_eps;
+    } else {
+      RETURN_IF_ERROR(Normalize(context, residual, norm));
+    }
+    return Multiply(context, w, residual.d, residual.permuted, args);
+  }
+  RETURN_IF_ERROR(Normalize(context, residual, norm));
+  int64_t width = 0;
+  for (const Weight& w : parts) width += w.rows;
+  if (!gated) return ForwardParts(context, *this, residual, y, width, residual.split);
+  const int64_t both_bytes = residual.t * width * SizeOf(context.dtype);
+  RETURN_IF_ERROR(ForwardParts(context, *this, residual, residual.split, width,
+                               Offset(residual.split, both_bytes)));
+  const SiluMulArgs gate = {.both = residual.split,
+                            .y = y,
+                            .t = residual.t,
+                            .n = width / 2,
+                            .dtype = context.dtype,
+                            .y_dtype = context.dtype};
+  return context.ops->silu_mul(gate, context.stream);
+}
+
 absl::Status RowParallelLinear::Add(const LayerContext& context, const void* x,
                                     const Residual& residual, const Weight& next_norm) const {
-  LinearArgs args = BaseArgs(context, w);
-  args.t = residual.t;
-  args.n = w.rows;
-  args.w = w.data;
-  args.x = x;
+  LinearArgs args = {.x = x, .t = residual.t, .n = w.rows, .y_dtype = context.dtype};
   if (!context.sharded()) {
     args.residual = residual.hidden;
     args.y = residual.hidden;
-    return context.ops->linear(args, context.stream);
+    return Multiply(context, w, x_cols, residual.permuted, args);
   }
   args.y = residual.partial;
-  RETURN_IF_ERROR(context.ops->linear(args, context.stream));
+  RETURN_IF_ERROR(Multiply(context, w, x_cols, residual.permuted, args));
   const AllReduceNormArgs reduce = {.partial = residual.partial,
                                     .residual = residual.hidden,
                                     .weight = next_norm.data,

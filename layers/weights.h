@@ -9,14 +9,21 @@
 #include <absl/strings/string_view.h>
 
 #include "common/dtype.h"
+#include "kernels/gemm/packed_weight.h"
 
 namespace tessera {
 
 // A [rows, cols] matrix in device memory; a vector is [1, n].
 struct Weight {
-  const void* data = nullptr;
+  const void* data = nullptr;  // null when packed
   int64_t rows = 0, cols = 0;
   DType dtype = DType::kF32;
+  PackedWeight packed;  // a quantized matrix: its values are set
+  // Of a packed matrix: column j multiplies input order[j], nothing where that is negative; [cols]
+  // on the device. Null: column j multiplies input j.
+  const int32_t* order = nullptr;
+
+  bool empty() const { return data == nullptr && packed.values == nullptr; }
 };
 
 class WeightMap {

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <set>
 #include <utility>
 
+#include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
 
@@ -28,6 +30,8 @@ constexpr int64_t kMaxIndexBytes = int64_t{256} << 20;
 constexpr size_t kMaxShards = 512;  // each keeps a file descriptor
 constexpr absl::string_view kSingleFile = "model.safetensors";
 constexpr absl::string_view kIndexFile = "model.safetensors.index.json";
+constexpr absl::string_view kIndexEnding = ".safetensors.index.json";
+constexpr absl::string_view kFileEnding = ".safetensors";
 
 absl::Status ErrnoStatus(const std::string& path, int error) {
   const std::string message = absl::StrCat(path, ": ", std::strerror(error));
@@ -75,6 +79,20 @@ absl::StatusOr<std::map<std::string, std::string>> ParseIndex(absl::string_view 
     files.emplace(tensor, name);
   }
   return files;
+}
+
+// The only name in `dir` with that ending, or nothing: quantizers name files after their settings.
+std::string OnlyFileEnding(const std::string& dir, absl::string_view ending) {
+  std::string found;
+  std::error_code error;
+  for (std::filesystem::directory_iterator at(dir, error), end; !error && at != end;
+       at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (!absl::EndsWith(name, ending)) continue;
+    if (!found.empty()) return "";
+    found = name;
+  }
+  return error ? "" : found;
 }
 
 }  // namespace
@@ -164,6 +182,10 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir) {
     RETURN_IF_ERROR(checkpoint.AddFile(single));
   } else if (::access(index.c_str(), F_OK) == 0) {
     RETURN_IF_ERROR(checkpoint.AddShards(dir, index));
+  } else if (const std::string other = OnlyFileEnding(dir, kIndexEnding); !other.empty()) {
+    RETURN_IF_ERROR(checkpoint.AddShards(dir, absl::StrCat(dir, "/", other)));
+  } else if (const std::string file = OnlyFileEnding(dir, kFileEnding); !file.empty()) {
+    RETURN_IF_ERROR(checkpoint.AddFile(absl::StrCat(dir, "/", file)));
   } else {
     return absl::NotFoundError(
         absl::StrCat(dir, ": has neither ", kSingleFile, " nor ", kIndexFile));

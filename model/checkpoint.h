@@ -37,9 +37,10 @@ struct TensorBlock {
 
 class Checkpoint {
  public:
-  // Reads headers only. kNotFound: no model.safetensors and no index, or a shard is missing
-  // (named). kDataLoss: any violation of the format (docs/formats.md lists them), with file and
-  // tensor named. kUnimplemented: a dtype that is valid safetensors but none of ours.
+  // Reads headers only: of model.safetensors, or the shards of its index; where neither is there,
+  // of the one index or the one file of another name. kNotFound: none of them, or a shard is
+  // missing (named). kDataLoss: any violation of the format (docs/formats.md lists them), with file
+  // and tensor named. kUnimplemented: a dtype that is valid safetensors but none of ours.
   // kPermissionDenied, kResourceExhausted (no file descriptor), kUnavailable: what the system says.
   static absl::StatusOr<Checkpoint> Open(const std::string& dir);
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 #include <nlohmann/json.hpp>
 
@@ -15,6 +16,7 @@
 #include "model/json.h"
 #include "model/parameters.h"
 #include "model/quant_config.h"
+#include "model/quant_modules.h"
 #include "model/rope.h"
 #include "model/token_ids.h"
 
@@ -255,12 +257,39 @@ absl::StatusOr<ModelConfig> ParseObject(const Source& from) {
   RETURN_IF_ERROR(ParseTokenIds(from, config));
   ASSIGN_OR_RETURN(config.rope, ParseRope(from.object, config.max_positions, from.name));
   config.max_positions = std::max(config.max_positions, YarnPositions(config.rope));
-  ASSIGN_OR_RETURN(const json* quant, FindObject(from.object, "quantization_config", from.name));
-  if (quant != nullptr) {
-    ASSIGN_OR_RETURN(config.quant,
-                     ParseQuantConfig(*quant, absl::StrCat(from.name, ": quantization_config")));
-  }
   return config;
+}
+
+// What the files say of quantization: the JSON text, which is all of it or config.json's, and
+// where.
+struct QuantText {
+  json object;
+  absl::string_view text;
+  std::string source;
+};
+
+// Sets the quantization of `config`; layer by layer where tensors or rules say more than one thing.
+absl::Status ApplyQuant(const QuantText& said, const Checkpoint* checkpoint, ModelConfig& config) {
+  ASSIGN_OR_RETURN(const QuantConfig quant,
+                   QuantConfig::Parse(said.object, said.source, said.text));
+  config.quant = quant.base();
+  if (config.moe.experts > 0) return absl::OkStatus();
+  if (checkpoint != nullptr) {
+    ASSIGN_OR_RETURN(QuantModules found, FindModules(quant, config, *checkpoint, said.source));
+    config.quant_modules = std::make_shared<const QuantModules>(std::move(found));
+  } else if (quant.has_rules()) {
+    config.quant_modules =
+        std::make_shared<const QuantModules>(StatedModules(quant, config, said.source));
+  }
+  return absl::OkStatus();
+}
+
+// config.json's quantization_config, if it has one.
+absl::StatusOr<std::optional<QuantText>> QuantOfConfig(const json& object, absl::string_view text,
+                                                       absl::string_view source) {
+  ASSIGN_OR_RETURN(const json* quant, FindObject(object, "quantization_config", source));
+  if (quant == nullptr) return std::optional<QuantText>();
+  return std::optional<QuantText>({*quant, text, absl::StrCat(source, ": quantization_config")});
 }
 
 absl::StatusOr<json> ParseText(absl::string_view text, absl::string_view source) {
@@ -282,13 +311,40 @@ bool NamesDType(const json& object) {
 }
 
 // The embedding's; bf16 where there are no weights, or no embedding, which is refused later.
-absl::StatusOr<DType> CheckpointDType(const std::string& dir) {
-  const absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(dir);
-  if (absl::IsNotFound(checkpoint.status())) return DType::kBf16;
-  if (!checkpoint.ok()) return checkpoint.status();
+DType CheckpointDType(const Checkpoint* checkpoint) {
+  if (checkpoint == nullptr) return DType::kBf16;
   const absl::StatusOr<const TensorEntry*> embedding =
       checkpoint->Find("model.embed_tokens.weight");
   return embedding.ok() && IsFloat((*embedding)->dtype) ? (*embedding)->dtype : DType::kBf16;
+}
+
+// Nothing when there are no weights.
+absl::StatusOr<std::optional<Checkpoint>> OpenCheckpoint(const std::string& dir) {
+  absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(dir);
+  if (absl::IsNotFound(checkpoint.status())) return std::optional<Checkpoint>();
+  if (!checkpoint.ok()) return checkpoint.status();
+  return std::optional<Checkpoint>(*std::move(checkpoint));
+}
+
+// The first file beside config.json that quantizers write, whole; `path` is set to its name.
+absl::StatusOr<std::optional<json>> QuantFileBeside(const std::string& dir, std::string& path,
+                                                    std::string& text) {
+  for (const char* name :
+       {"quantize_config.json", "quant_config.json", "quantization_config.json"}) {
+    path = absl::StrCat(dir, "/", name);
+    absl::StatusOr<std::string> read = ReadFile(path, kMaxConfigBytes);
+    if (absl::IsNotFound(read.status())) continue;
+    if (!read.ok()) return read.status();
+    text = *std::move(read);
+    ASSIGN_OR_RETURN(json object, ParseText(text, path));
+    return std::optional<json>(std::move(object));
+  }
+  return std::optional<json>();
+}
+
+bool HasQuantTensors(const Checkpoint& checkpoint) {
+  return std::any_of(checkpoint.tensors().begin(), checkpoint.tensors().end(),
+                     [](const auto& t) { return absl::EndsWith(t.first, ".qweight"); });
 }
 
 }  // namespace
@@ -301,7 +357,10 @@ bool ModelConfig::IsSparse(int64_t layer) const {
 
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text, absl::string_view source) {
   ASSIGN_OR_RETURN(const json object, ParseText(text, source));
-  return ParseConfig(object, source);
+  ASSIGN_OR_RETURN(ModelConfig config, ParseConfig(object, source));
+  ASSIGN_OR_RETURN(const std::optional<QuantText> quant, QuantOfConfig(object, text, source));
+  if (quant) RETURN_IF_ERROR(ApplyQuant(*quant, nullptr, config));
+  return config;
 }
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
@@ -309,9 +368,20 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
   ASSIGN_OR_RETURN(const json object, ParseText(text, path));
   ASSIGN_OR_RETURN(ModelConfig config, ParseConfig(object, path));
-  if (!NamesDType(object)) {
-    ASSIGN_OR_RETURN(config.dtype, CheckpointDType(dir));
+  ASSIGN_OR_RETURN(std::optional<QuantText> quant, QuantOfConfig(object, text, path));
+  std::string beside_path, beside_text;
+  const bool stated = quant.has_value();
+  if (!stated) {
+    ASSIGN_OR_RETURN(std::optional<json> beside, QuantFileBeside(dir, beside_path, beside_text));
+    if (beside) quant = QuantText{*std::move(beside), beside_text, beside_path};
   }
+  if (NamesDType(object) && !quant) return config;
+  ASSIGN_OR_RETURN(const std::optional<Checkpoint> checkpoint, OpenCheckpoint(dir));
+  const Checkpoint* tensors = checkpoint ? &*checkpoint : nullptr;
+  if (!NamesDType(object)) config.dtype = CheckpointDType(tensors);
+  // A file beside config.json may be left over from another checkpoint.
+  if (quant && (stated || tensors == nullptr || HasQuantTensors(*tensors)))
+    RETURN_IF_ERROR(ApplyQuant(*quant, tensors, config));
   return config;
 }
 

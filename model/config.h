@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 
 #include "common/dtype.h"
 #include "common/quant_format.h"
+#include "model/quant_modules.h"
 
 namespace tessera {
 
@@ -58,7 +60,10 @@ struct ModelConfig {
   DType dtype = DType::kBf16;  // of the checkpoint's dense tensors
   RopeConfig rope;
   MoeConfig moe;
-  QuantFormat quant;             // of the linear layers; embedding and head stay dense
+  QuantFormat quant;  // of the linear layers that nothing else is said of; the embedding is dense
+  // Which layers are quantized and how; null: all but the head, by `quant`. Counts only while
+  // `quant` is the one it was found for (QuantOf()).
+  std::shared_ptr<const QuantModules> quant_modules;
   std::vector<int64_t> eos_ids;  // config.json's; generation_config.json comes first
   int64_t bos_id = -1;           // -1: none
 
@@ -74,8 +79,11 @@ struct ModelConfig {
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json, absl::string_view source);
 
 // ParseModelConfig of DIR/config.json. Where that names no dtype, it is the checkpoint's, of which
-// only headers are read; bf16 if there is none. kNotFound: no config.json. In that case too: the
-// other errors of Checkpoint::Open.
+// only headers are read; bf16 if there is none. Where it names no quantization, a
+// quantize_config.json, quant_config.json or quantization_config.json beside it counts, if the
+// checkpoint has quantized tensors. Which layers are quantized is read from the headers, and g_idx
+// tensors with them. kNotFound: no config.json. For an absent dtype or a quantized model: the other
+// errors of Checkpoint::Open, and those of FindModules().
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir);
 
 // inv_freq[head_size / 2], rounded as transformers does, and the factor on cos and sin.

@@ -8,6 +8,7 @@
 
 #include "common/check.h"
 #include "model/parameters.h"
+#include "model/quant_modules.h"
 
 namespace tessera {
 namespace {
@@ -108,10 +109,23 @@ absl::Status CheckShape(const ModelConfig& config, ParallelShape shape, int64_t 
   return absl::OkStatus();
 }
 
-// Quantized weights split on whole groups too: a group along k shares one scale.
-int64_t FeedForwardUnit(const ModelConfig& config, int64_t unit) {
-  const bool grouped = config.quant.method != QuantMethod::kNone && config.quant.group > 0;
-  return grouped ? std::lcm(unit, config.quant.group) : unit;
+// What ranks split the feed-forward by: quantized down projections on whole groups, whose inputs
+// share a scale, while there are groups enough; else on steps of the kernels and words of the
+// files.
+int64_t FeedForwardUnit(const ModelConfig& config, int64_t unit, int64_t tp) {
+  constexpr int64_t kFinest = 32;
+  if (!config.quant.quantized()) return unit;
+  int64_t whole = unit, finest = unit;
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    const QuantFormat format =
+        QuantOf(config, absl::StrCat("model.layers.", layer, ".mlp.down_proj")).format;
+    if (!format.quantized()) continue;
+    finest = std::lcm(unit, kFinest);
+    whole = std::lcm(whole, finest);
+    if (format.group > 0) whole = std::lcm(whole, format.group);
+    if (config.quant_modules == nullptr) break;  // all layers are alike
+  }
+  return CeilDiv(config.intermediate, whole) >= tp ? whole : finest;
 }
 
 }  // namespace
@@ -161,8 +175,8 @@ absl::StatusOr<Shard> MakeShard(const ModelConfig& config, ParallelShape shape, 
   shard.heads = SplitUnits(config.heads, 1, shape.tp, shard.tp_rank);
   const int64_t heads_per_kv = config.heads / config.kv_heads;
   shard.kv_heads = {shard.heads.begin / heads_per_kv, CeilDiv(shard.heads.end, heads_per_kv)};
-  shard.ffn =
-      SplitUnits(config.intermediate, FeedForwardUnit(config, unit), shape.tp, shard.tp_rank);
+  shard.ffn = SplitUnits(config.intermediate, FeedForwardUnit(config, unit, shape.tp), shape.tp,
+                         shard.tp_rank);
   shard.vocab_width = EqualWidth(config.vocab, unit, shape.tp);
   shard.vocab = {std::min(shard.tp_rank * shard.vocab_width, config.vocab),
                  std::min((shard.tp_rank + 1) * shard.vocab_width, config.vocab)};

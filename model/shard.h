@@ -8,15 +8,9 @@
 #include <absl/status/statusor.h>
 
 #include "model/config.h"
+#include "model/range.h"
 
 namespace tessera {
-
-// Half-open range of layers, heads, rows...
-struct Range {
-  int64_t begin = 0, end = 0;
-  int64_t size() const { return end - begin; }
-  bool operator==(const Range&) const = default;
-};
 
 // [0, total) in `ranks` contiguous parts of whole `unit`s (the last part takes a partial unit),
 // sizes differing by at most one unit, larger parts first; a part may be empty.

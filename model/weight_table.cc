@@ -17,6 +17,11 @@ namespace {
 
 constexpr absl::string_view kEmbedTensor = "model.embed_tokens.weight";
 constexpr absl::string_view kHeadTensor = "lm_head.weight";
+constexpr absl::string_view kHeadModule = "lm_head";
+constexpr int64_t kMaxQuantInputs = int64_t{1} << 20;  // keeps a group's number in 16 bits
+
+using SharedOrder = std::shared_ptr<const std::vector<int32_t>>;
+using SharedInputs = std::shared_ptr<const QuantInputs>;
 
 // Scales a range of heads to rows or columns.
 Range Scaled(Range range, int64_t by) { return {range.begin * by, range.end * by}; }
@@ -26,12 +31,15 @@ class Table {
  public:
   Table(const ModelConfig& config, const Shard& shard) : config_(config), shard_(shard) {}
 
-  std::vector<WeightSpec> Build() {
+  absl::StatusOr<std::vector<WeightSpec>> Build() {
     if (shard_.first()) AddVocab("embed", kEmbedTensor);
-    for (int64_t layer = shard_.layers.begin; layer < shard_.layers.end; ++layer) AddLayer(layer);
+    for (int64_t layer = shard_.layers.begin; layer < shard_.layers.end; ++layer)
+      RETURN_IF_ERROR(AddLayer(layer));
     if (!shard_.last()) return std::move(specs_);
     AddVector("final_norm", WeightRole::kNorm, "model.norm.weight", config_.hidden);
-    if (!config_.tied_embeddings) {
+    if (QuantOf(config_, kHeadModule).format.quantized()) {
+      RETURN_IF_ERROR(AddHead());
+    } else if (!config_.tied_embeddings) {
       AddVocab("head", kHeadTensor);
     } else if (!shard_.first()) {
       AddVocab("head", kEmbedTensor);
@@ -40,6 +48,18 @@ class Table {
   }
 
  private:
+  // A linear layer of the file whose outputs are split, and what this rank keeps of it.
+  struct Outputs {
+    const char* name;  // of the local weight, where it is not merged with its neighbours
+    LinearModule module;
+    Range rows;
+    SharedOrder order;  // in place of `rows`
+    LinearQuant quant;
+    int64_t count() const {
+      return order != nullptr ? static_cast<int64_t>(order->size()) : rows.size();
+    }
+  };
+
   WeightSpec& Add(std::string name, WeightRole role, int64_t rows, int64_t cols) {
     return specs_.emplace_back(WeightSpec{std::move(name), role, rows, cols, {}});
   }
@@ -82,41 +102,153 @@ class Table {
     AddRows(spec, std::string(tensor), config_.vocab, shard_.vocab);
   }
 
-  // A matrix split along its input: all of its [d, total] rows, columns `range`.
-  void AddColumns(std::string name, std::string tensor, int64_t total, Range range) {
-    WeightSpec& spec = Add(std::move(name), WeightRole::kMatrix, config_.hidden, range.size());
-    spec.parts.push_back({.tensor = std::move(tensor),
-                          .tensor_rows = config_.hidden,
-                          .tensor_cols = total,
-                          .block = {0, config_.hidden, range.begin, range.end}});
+  // Whether a kernel takes the whole matrix; splits keep to the same units.
+  static absl::Status CheckSizes(const LinearModule& module) {
+    if (module.n % kQuantUnitN == 0 && module.k % kQuantUnitK == 0 && module.k <= kMaxQuantInputs)
+      return absl::OkStatus();
+    return absl::UnimplementedError(absl::StrCat(
+        module.name, ": quantized [", module.n, ", ", module.k, "], must be multiples of ",
+        kQuantUnitN, " and ", kQuantUnitK, ", with at most ", kMaxQuantInputs, " inputs"));
   }
 
-  void AddLayer(int64_t layer) {
+  static SharedInputs Share(QuantInputs inputs) {
+    return std::make_shared<const QuantInputs>(std::move(inputs));
+  }
+
+  static InputGroups GroupsOf(const LinearModule& module, const LinearQuant& quant) {
+    return {.total = module.k, .group = quant.format.group, .g_idx = quant.g_idx};
+  }
+
+  static int PackedBits(const QuantFormat& format) {
+    return FindQuantRow(format.method, format.bits)->packed_bits;
+  }
+
+  // Whether one packed weight can hold both: their scales and inputs lie alike.
+  static bool Alike(const Outputs& a, const Outputs& b) {
+    if (!a.quant.format.quantized() || !b.quant.format.quantized())
+      return a.quant.format.quantized() == b.quant.format.quantized();
+    return PackedBits(a.quant.format) == PackedBits(b.quant.format) &&
+           a.quant.format.group == b.quant.format.group && a.quant.g_idx == b.quant.g_idx;
+  }
+
+  // Linear layers that share their input: one weight if they are alike, else one of each.
+  absl::Status AddOutputs(const std::string& local, const char* merged,
+                          const std::vector<Outputs>& all) {
+    const bool alike = std::all_of(all.begin(), all.end(),
+                                   [&](const Outputs& one) { return Alike(all.front(), one); });
+    if (alike) return AddMerged(local + merged, all);
+    for (const Outputs& one : all) RETURN_IF_ERROR(AddMerged(local + one.name, {one}));
+    return absl::OkStatus();
+  }
+
+  absl::Status AddMerged(std::string name, const std::vector<Outputs>& all) {
+    int64_t rows = 0;
+    for (const Outputs& one : all) rows += one.count();
+    const Outputs& first = all.front();
+    WeightSpec& spec = Add(std::move(name), WeightRole::kMatrix, rows, first.module.k);
+    if (!first.quant.format.quantized()) {
+      for (const Outputs& one : all)
+        AddRows(spec, one.module.name + ".weight", one.module.n, one.rows);
+      return absl::OkStatus();
+    }
+    for (const Outputs& one : all) RETURN_IF_ERROR(CheckSizes(one.module));
+    SetInputs(spec, first.quant.format,
+              Share(InputsOfRange(GroupsOf(first.module, first.quant), {0, first.module.k})));
+    spec.packed.ordered = !spec.packed.inputs->in_order();
+    for (const Outputs& one : all) AddPackedRows(spec, one);
+    return absl::OkStatus();
+  }
+
+  static void SetInputs(WeightSpec& spec, const QuantFormat& format, SharedInputs inputs) {
+    spec.packed.bits = PackedBits(format);
+    spec.cols = inputs->k;
+    spec.packed.inputs = std::move(inputs);
+  }
+
+  static void AddPackedRows(WeightSpec& spec, const Outputs& one) {
+    PackedSpec& packed = spec.packed;
+    packed.zeros = packed.zeros || !one.quant.format.symmetric;
+    const int64_t below =
+        packed.parts.empty() ? 0 : packed.parts.back().dst_row + packed.parts.back().count();
+    packed.parts.push_back({one.module, one.quant.format, one.rows, one.order, below});
+  }
+
+  // A matrix split along its input: all of its [d, total] rows, columns `range`. A quantized one
+  // takes `inputs` in the order in which the layer before it writes them; without, it sorts its
+  // range by group and keeps the order.
+  absl::Status AddInputs(std::string name, const LinearModule& module, Range range,
+                         SharedInputs inputs) {
+    WeightSpec& spec = Add(std::move(name), WeightRole::kMatrix, config_.hidden, range.size());
+    const LinearQuant quant = QuantOf(config_, module.name);
+    if (!quant.format.quantized()) {
+      spec.parts.push_back({.tensor = module.name + ".weight",
+                            .tensor_rows = config_.hidden,
+                            .tensor_cols = module.k,
+                            .block = {0, config_.hidden, range.begin, range.end}});
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(CheckSizes(module));
+    const bool folded = inputs != nullptr;
+    if (!folded) inputs = Share(InputsOfRange(GroupsOf(module, quant), range));
+    SetInputs(spec, quant.format, std::move(inputs));
+    spec.packed.ordered = !folded && !spec.packed.inputs->in_order();
+    spec.packed.first_input = range.begin;
+    AddPackedRows(spec, {.module = module, .rows = {0, module.n}, .quant = quant});
+    return absl::OkStatus();
+  }
+
+  absl::Status AddLayer(int64_t layer) {
     const std::string local = absl::StrCat("layers.", layer, ".");
     const std::string file = absl::StrCat("model.layers.", layer, ".");
     AddVector(local + "attn_norm", WeightRole::kNorm, file + "input_layernorm.weight",
               config_.hidden);
-    AddAttention(local, file + "self_attn.");
+    RETURN_IF_ERROR(AddAttention(local, file + "self_attn."));
     AddVector(local + "mlp_norm", WeightRole::kNorm, file + "post_attention_layernorm.weight",
               config_.hidden);
-    WeightSpec& gate_up =
-        Add(local + "gate_up", WeightRole::kMatrix, 2 * shard_.ffn.size(), config_.hidden);
-    AddRows(gate_up, file + "mlp.gate_proj.weight", config_.intermediate, shard_.ffn);
-    AddRows(gate_up, file + "mlp.up_proj.weight", config_.intermediate, shard_.ffn);
-    AddColumns(local + "down", file + "mlp.down_proj.weight", config_.intermediate, shard_.ffn);
+    return AddFeedForward(local, file + "mlp.");
   }
 
-  void AddAttention(const std::string& local, const std::string& file) {
+  // Where down's inputs are not in order and gate and up are quantized, gate and up hold their rows
+  // in the order that down wants: each rank the rows of a run of down's groups.
+  absl::Status AddFeedForward(const std::string& local, const std::string& file) {
+    const LinearModule down = {file + "down_proj", config_.hidden, config_.intermediate};
+    const LinearQuant quant = QuantOf(config_, down.name);
+    std::vector<Outputs> gate_up = {Output("gate", file + "gate_proj", config_.intermediate),
+                                    Output("up", file + "up_proj", config_.intermediate)};
+    SharedInputs inputs;
+    if (!quant.g_idx.empty() && gate_up[0].quant.format.quantized() &&
+        gate_up[1].quant.format.quantized()) {
+      RETURN_IF_ERROR(CheckSizes(down));
+      inputs = Share(InputsOfSortedRange(GroupsOf(down, quant), shard_.ffn));
+    }
+    for (Outputs& one : gate_up) {
+      one.rows = shard_.ffn;
+      if (inputs != nullptr) one.order = SharedOrder(inputs, &inputs->source);
+    }
+    RETURN_IF_ERROR(AddOutputs(local, "gate_up", gate_up));
+    return AddInputs(local + "down", down, shard_.ffn, inputs);
+  }
+
+  Outputs Output(const char* name, const std::string& module, int64_t n) const {
+    return {.name = name,
+            .module = {module, n, config_.hidden},
+            .rows = {},
+            .order = nullptr,
+            .quant = QuantOf(config_, module)};
+  }
+
+  absl::Status AddAttention(const std::string& local, const std::string& file) {
     const int64_t e = config_.head_size;
     const Range q = Scaled(shard_.heads, e);
     const Range kv = Scaled(shard_.kv_heads, e);
     const int64_t q_rows = config_.heads * e;
     const int64_t kv_rows = config_.kv_heads * e;
     const int64_t rows = q.size() + 2 * kv.size();
-    WeightSpec& qkv = Add(local + "qkv", WeightRole::kMatrix, rows, config_.hidden);
-    AddRows(qkv, file + "q_proj.weight", q_rows, q);
-    AddRows(qkv, file + "k_proj.weight", kv_rows, kv);
-    AddRows(qkv, file + "v_proj.weight", kv_rows, kv);
+    std::vector<Outputs> qkv = {Output("q", file + "q_proj", q_rows),
+                                Output("k", file + "k_proj", kv_rows),
+                                Output("v", file + "v_proj", kv_rows)};
+    for (Outputs& one : qkv) one.rows = one.name[0] == 'q' ? q : kv;
+    RETURN_IF_ERROR(AddOutputs(local, "qkv", qkv));
     if (config_.qkv_bias) {
       WeightSpec& bias = Add(local + "qkv_bias", WeightRole::kBias, 1, rows);
       AddElements(bias, file + "q_proj.bias", q_rows, q);
@@ -127,7 +259,16 @@ class Table {
       AddVector(local + "q_norm", WeightRole::kNorm, file + "q_norm.weight", e);
       AddVector(local + "k_norm", WeightRole::kNorm, file + "k_norm.weight", e);
     }
-    AddColumns(local + "o", file + "o_proj.weight", q_rows, q);
+    return AddInputs(local + "o", {file + "o_proj", config_.hidden, q_rows}, q, nullptr);
+  }
+
+  // Every shard is as high as the widest, as AddVocab() says.
+  absl::Status AddHead() {
+    Outputs head = Output("head", std::string(kHeadModule), config_.vocab);
+    head.rows = shard_.vocab;
+    RETURN_IF_ERROR(AddMerged("head", {head}));
+    specs_.back().rows = shard_.vocab_width;
+    return absl::OkStatus();
   }
 
   const ModelConfig& config_;
@@ -169,6 +310,51 @@ bool IsStray(const ModelConfig& config, absl::string_view name) {
          (config.tied_embeddings && name == kHeadTensor);
 }
 
+// Of a model that nothing calls quantized.
+absl::Status CheckNothingPacked(const Checkpoint& checkpoint) {
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    if (!absl::EndsWith(name, ".qweight")) continue;
+    return absl::DataLossError(absl::StrCat(
+        checkpoint.file_path(tensor.file), ": tensor ", DescribeJson(nlohmann::json(name)),
+        " is quantized; neither config.json nor quantize_config.json beside it says how"));
+  }
+  return absl::OkStatus();
+}
+
+// AutoGPTQ wrote a bias of zeros beside every quantized layer, whether it had one or not.
+absl::Status CheckZeroBias(const TensorEntry& bias, const Checkpoint& checkpoint) {
+  const std::string& path = checkpoint.file_path(bias.file);
+  if (bias.cols() != 0 && bias.bytes > (int64_t{64} << 20))
+    return absl::DataLossError(
+        absl::StrCat(path, ": tensor ", bias.name, " of ", bias.bytes, " bytes is no bias"));
+  std::vector<char> bytes(static_cast<size_t>(bias.bytes));
+  RETURN_IF_ERROR(checkpoint.Read(bias, {0, bias.rows(), 0, bias.cols()}, bytes.data()));
+  if (std::all_of(bytes.begin(), bytes.end(), [](char c) { return c == 0; }))
+    return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(path, ": tensor ", bias.name,
+                                          " is not zero, and the architecture has no such bias"));
+}
+
+// The tensors of a packed weight's layers, which `known` gets and of which `zero_biases` may exist.
+absl::Status CheckPacked(const ModelConfig& config, const WeightSpec& spec,
+                         const Checkpoint& checkpoint, std::set<std::string, std::less<>>& known,
+                         std::set<std::string, std::less<>>& zero_biases) {
+  const std::string source =
+      config.quant_modules != nullptr ? config.quant_modules->source : "config.json";
+  for (const PackedPart& part : spec.packed.parts) {
+    const std::string& name = part.module.name;
+    RETURN_IF_ERROR(CheckQuantTensors(part.module, part.format, source, checkpoint));
+    for (const char* suffix : {".qweight", ".qzeros", ".scales", ".g_idx"})
+      known.insert(name + suffix);
+    zero_biases.insert(name + ".bias");
+    if (checkpoint.Find(name + ".weight").ok()) {
+      return absl::DataLossError(
+          absl::StrCat("the checkpoint has both ", name, ".qweight and ", name, ".weight"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // The head of a tied model may be in the files as a copy of the embedding. One that differs is
 // trained: transformers 5 uses it, transformers 4 drops it, so the files must say which. Compares
 // rows spread over the vocabulary, to read megabytes rather than the whole of both.
@@ -206,15 +392,32 @@ absl::StatusOr<std::vector<WeightSpec>> WeightTable(const ModelConfig& config, c
   return Table(config, shard).Build();
 }
 
+int64_t PackedPart::count() const {
+  return order != nullptr ? static_cast<int64_t>(order->size()) : rows.size();
+}
+
+PackedShape WeightSpec::packed_shape() const {
+  return {.bits = packed.bits,
+          .n = rows,
+          .k = cols,
+          .groups = static_cast<int64_t>(packed.inputs->groups.size()),
+          .zeros = packed.zeros,
+          .ragged = !packed.inputs->group_of_step.empty(),
+          .ordered = packed.ordered};
+}
+
+int64_t WeightSpec::bytes(DType dtype) const {
+  return is_packed() ? PackedOffsetsOf(packed_shape()).bytes : rows * cols * SizeOf(dtype);
+}
+
 absl::Status CheckTensors(const ModelConfig& config, const Checkpoint& checkpoint) {
-  if (config.quant.method != QuantMethod::kNone) {
-    return absl::UnimplementedError(
-        absl::StrCat(config.architecture, ": quantized checkpoints cannot be loaded"));
-  }
+  if (!config.quant.quantized()) RETURN_IF_ERROR(CheckNothingPacked(checkpoint));
   ASSIGN_OR_RETURN(const Shard whole, MakeShard(config, {1, 1}, 0, 8));
   ASSIGN_OR_RETURN(const std::vector<WeightSpec> table, WeightTable(config, whole));
-  std::set<absl::string_view> known;
+  std::set<std::string, std::less<>> known, zero_biases;
   for (const WeightSpec& spec : table) {
+    if (spec.is_packed())
+      RETURN_IF_ERROR(CheckPacked(config, spec, checkpoint, known, zero_biases));
     for (const WeightPart& part : spec.parts) {
       RETURN_IF_ERROR(CheckTensor(spec, part, checkpoint));
       known.insert(part.tensor);
@@ -223,6 +426,10 @@ absl::Status CheckTensors(const ModelConfig& config, const Checkpoint& checkpoin
   if (config.tied_embeddings) RETURN_IF_ERROR(CheckTiedHead(checkpoint));
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     if (known.count(name) > 0 || IsStray(config, name)) continue;
+    if (zero_biases.count(name) > 0) {
+      RETURN_IF_ERROR(CheckZeroBias(tensor, checkpoint));
+      continue;
+    }
     return absl::DataLossError(absl::StrCat(checkpoint.file_path(tensor.file), ": tensor ",
                                             DescribeJson(nlohmann::json(name)), " is none of ",
                                             config.architecture, "'s"));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include <absl/strings/match.h>
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/strip.h>
@@ -63,31 +64,48 @@ bool IsRoutedFeedForward(const ModelConfig& config, absl::string_view name) {
   return (part == "gate_up" || part == "down") && config.IsSparse(layer);
 }
 
-absl::Status AddWeights(const LayoutInput& in, Layout& layout) {
-  const DType matrix = MatrixDType(in);
-  // WeightTable() refuses routed experts; AddExperts() counts them in place of the feed-forward.
+// The weights of a rank but for routed experts, which WeightTable() refuses; AddExperts() counts
+// them in place of the feed-forward.
+absl::StatusOr<std::vector<WeightSpec>> TableOf(const LayoutInput& in) {
+  if (in.config.moe.experts == 0) return WeightTable(in.config, in.shard);
   ModelConfig dense = in.config;
   dense.moe = {};
-  ASSIGN_OR_RETURN(const std::vector<WeightSpec> table, WeightTable(dense, in.shard));
+  ASSIGN_OR_RETURN(std::vector<WeightSpec> table, WeightTable(dense, in.shard));
+  const auto routed = [&](const WeightSpec& w) { return IsRoutedFeedForward(in.config, w.name); };
+  table.erase(std::remove_if(table.begin(), table.end(), routed), table.end());
+  return table;
+}
+
+void AddWeights(const LayoutInput& in, const std::vector<WeightSpec>& table, Layout& layout) {
   for (const WeightSpec& w : table) {
-    if (IsRoutedFeedForward(in.config, w.name)) continue;
-    int64_t bytes = 0;
-    switch (w.role) {
-      case WeightRole::kMatrix:
-        bytes = w.name == "head" ? w.rows * w.cols * SizeOf(matrix)
-                                 : WeightBytes(in.config.quant, matrix, w.rows, w.cols);
-        break;
-      case WeightRole::kEmbedding:
-        bytes = w.rows * w.cols * SizeOf(matrix);
-        break;
-      case WeightRole::kNorm:
-      case WeightRole::kBias:
-        bytes = w.rows * w.cols * SizeOf(in.dtype);
-        break;
-    }
-    layout.Add(w.name, BufferKind::kWeights, bytes);
+    const bool matrix = w.role == WeightRole::kMatrix || w.role == WeightRole::kEmbedding;
+    layout.Add(w.name, BufferKind::kWeights, w.bytes(matrix ? MatrixDType(in) : in.dtype));
   }
-  return absl::OkStatus();
+}
+
+// Rows of activations that only some quantized models need, in elements a token.
+struct QuantRows {
+  bool any = false;
+  bool normed = false;    // the norm is computed on its own
+  int64_t permuted = 0;   // inputs in the order of a matrix
+  int64_t split = 0;      // outputs of matrices that are not merged
+  int64_t activated = 0;  // of the widest feed-forward, whose rows may be padded
+};
+
+QuantRows QuantRowsOf(const std::vector<WeightSpec>& table) {
+  QuantRows rows;
+  for (const WeightSpec& w : table) {
+    const auto is = [&](const char* part) { return absl::EndsWith(w.name, part); };
+    rows.any = rows.any || w.is_packed();
+    if (w.is_packed() && w.packed.ordered) rows.permuted = std::max(rows.permuted, w.cols);
+    const bool qkv = is(".q") || is(".k") || is(".v"), gate_up = is(".gate") || is(".up");
+    if (qkv) rows.split = std::max(rows.split, w.rows);
+    if (gate_up) rows.split = std::max(rows.split, 3 * w.rows);  // both, and one of them
+    if (is(".down") && w.is_packed()) rows.activated = std::max(rows.activated, w.cols);
+    const bool after_norm = qkv || gate_up || is(".qkv") || is(".gate_up");
+    rows.normed = rows.normed || qkv || gate_up || (after_norm && w.packed.ordered);
+  }
+  return rows;
 }
 
 // Bytes of the routed part of sparse layers, which WeightTable() does not list.
@@ -114,9 +132,9 @@ void AddExperts(const LayoutInput& in, Layout& layout) {
 }
 
 // The widest feed-forward of the rank, in rows after the split.
-int64_t WidestFeedForward(const LayoutInput& in) {
+int64_t WidestFeedForward(const LayoutInput& in, const QuantRows& quant) {
   const MoeConfig& moe = in.config.moe;
-  if (moe.experts == 0) return in.shard.ffn.size();
+  if (moe.experts == 0) return std::max(in.shard.ffn.size(), quant.activated);
   const int64_t tp = in.shard.shape.tp;
   return std::max({in.config.IsSparse(in.shard.layers.begin) ? int64_t{0} : in.shard.ffn.size(),
                    SplitUnits(moe.shared_intermediate, in.shard.unit, tp, in.shard.tp_rank).size(),
@@ -124,7 +142,7 @@ int64_t WidestFeedForward(const LayoutInput& in) {
                        SplitUnits(moe.intermediate, in.shard.unit, tp, in.shard.tp_rank).size()});
 }
 
-void AddActivations(const LayoutInput& in, Layout& layout) {
+void AddActivations(const LayoutInput& in, const QuantRows& quant, Layout& layout) {
   const ModelConfig& c = in.config;
   const EngineLimits& l = in.limits;
   const int64_t element = SizeOf(in.dtype), t = l.max_step_tokens;
@@ -134,14 +152,15 @@ void AddActivations(const LayoutInput& in, Layout& layout) {
     layout.Add(name, BufferKind::kActivations, bytes);
   };
   add("hidden", t * c.hidden * element);
-  if (in.shard.shape.tp > 1) {
-    add("normed", t * c.hidden * element);
-    add("partial", t * c.hidden * element);
-  }
+  const bool sharded = in.shard.shape.tp > 1;
+  add("normed", sharded || quant.normed ? t * c.hidden * element : 0);
+  add("partial", sharded ? t * c.hidden * element : 0);
+  add("permuted", t * quant.permuted * element);
+  add("split", t * quant.split * element);
   // Attention's rows and the feed-forward's are never alive together.
   add("scratch", std::max(AlignUp(t * (q + 2 * kv) * element, kBufferAlignment) +
                               2 * AlignUp(t * q * element, kBufferAlignment),
-                          t * WidestFeedForward(in) * element));
+                          t * WidestFeedForward(in, quant) * element));
   add("token_ids", t * SizeOf(DType::kI32));
   add("kv_index", t * SizeOf(DType::kI64));
   add("block_table", l.max_sequences * l.max_blocks() * SizeOf(DType::kI32));
@@ -166,7 +185,7 @@ void AddSampling(const LayoutInput& in, Layout& layout) {
   add("logits", in.shard.shape.tp * slots * in.shard.vocab_width * SizeOf(DType::kF32));
 }
 
-int64_t WorkspaceBytes(const LayoutInput& in) {
+int64_t WorkspaceBytes(const LayoutInput& in, const QuantRows& quant) {
   const ModelConfig& c = in.config;
   const int64_t t = in.limits.max_step_tokens, slots = in.limits.max_sequences;
   const int64_t q = in.shard.heads.size() * c.head_size;
@@ -175,12 +194,13 @@ int64_t WorkspaceBytes(const LayoutInput& in) {
   const auto linear = [&](int64_t rows, int64_t n, int64_t k, bool gated, bool normed) {
     return LinearWorkspaceBytes(in.device.device, in.device.sm_count, rows, n, k, gated, normed);
   };
-  const int64_t ffn = WidestFeedForward(in);
+  const int64_t ffn = WidestFeedForward(in, quant);
   int64_t bytes = std::max(
       {linear(t, q + 2 * kv, c.hidden, false, fused_norm), linear(t, c.hidden, q, false, false),
        linear(t, ffn, c.hidden, true, fused_norm), linear(t, c.hidden, ffn, false, false),
        PagedAttentionWorkspaceBytes(in.device.device, in.device.sm_count, t, slots,
                                     in.shard.heads.size(), in.shard.kv_heads.size(), c.head_size)});
+  if (quant.any && in.device.device == Device::kCuda) bytes = std::max(bytes, kRawBlockBytes);
   if (in.shard.last()) {
     bytes = std::max({bytes, linear(slots, in.shard.vocab_width, c.hidden, false, false),
                       SampleWorkspaceBytes(in.device.device, slots, c.vocab)});
@@ -217,12 +237,14 @@ absl::StatusOr<std::vector<BufferSpec>> MemoryLayout(const LayoutInput& input) {
   if (input.kv_blocks < 0)
     return absl::InvalidArgumentError(absl::StrCat("kv_blocks ", input.kv_blocks, ": negative"));
   Layout layout;
-  RETURN_IF_ERROR(AddWeights(input, layout));
+  ASSIGN_OR_RETURN(const std::vector<WeightSpec> table, TableOf(input));
+  const QuantRows quant = QuantRowsOf(table);
+  AddWeights(input, table, layout);
   if (input.config.moe.experts > 0) AddExperts(input, layout);
   layout.Add("kv", BufferKind::kKv, input.kv_blocks * KvBlockBytes(input));
-  AddActivations(input, layout);
+  AddActivations(input, quant, layout);
   AddSampling(input, layout);
-  layout.Add("workspace", BufferKind::kWorkspace, WorkspaceBytes(input));
+  layout.Add("workspace", BufferKind::kWorkspace, WorkspaceBytes(input, quant));
   if (input.device.device == Device::kCuda && input.shard.shape.tp > 1) {
     layout.Add("peer", BufferKind::kCommunication,
                PeerRegionBytes(static_cast<int>(input.shard.shape.tp),

@@ -49,6 +49,10 @@ struct BufferSpec {
 
 inline constexpr int64_t kBufferAlignment = 256;
 
+// The workspace of a GPU rank with quantized weights is no smaller: while they load, it holds the
+// raw block that is repacked.
+inline constexpr int64_t kRawBlockBytes = int64_t{16} << 20;
+
 // Rows up to which a reduction goes peer to peer; larger ones take NCCL.
 inline constexpr int64_t kPeerRows = 16;
 

@@ -29,8 +29,9 @@ struct LoadOptions {
 };
 
 // Reads this rank's bytes alone, in parallel, into their final place; host memory beyond that is
-// reader_threads buffers of 16 MiB. Floats are converted to the layout's type as they pass. Errors
-// as Checkpoint::Open(), CheckTensors() and Checkpoint::Read() give them.
+// reader_threads buffers of 16 MiB. Floats are converted to the layout's type as they pass;
+// quantized weights are repacked on the device. Errors as Checkpoint::Open(), CheckTensors(),
+// AddPackedJobs() and Checkpoint::Read() give them.
 absl::StatusOr<WeightMap> LoadWeights(const ModelConfig& config,
                                       const std::vector<WeightSpec>& table,
                                       const LoadOptions& options, const Arena& arena,

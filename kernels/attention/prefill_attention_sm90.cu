@@ -6,11 +6,12 @@
 
 #include "common/status_macros.h"
 #include "kernels/attention/prefill_attention_sm90.h"
-#include "kernels/attention/prefill_barrier.cuh"
 #include "kernels/attention/prefill_load.cuh"
 #include "kernels/attention/prefill_plan.cuh"
 #include "kernels/attention/prefill_rows.cuh"
+#include "kernels/device/barrier.cuh"
 #include "kernels/device/launch.cuh"
+#include "kernels/device/tensor_map.h"
 #include "kernels/device/visit_dtype.cuh"
 
 namespace tessera {
@@ -193,37 +194,6 @@ __global__ void __launch_bounds__(PrefillPlan<kE>::kThreads, 1)
   }
 }
 
-// A TMA map of [rows, e] in boxes of one panel of box_rows rows. The encoder is found in the driver
-// once per process.
-absl::Status EncodeMap(const void* cache, int64_t rows, int64_t e, int box_rows, DType dtype,
-                       CUtensorMap* map) {
-  using Encode = decltype(&cuTensorMapEncodeTiled);
-  static const Encode encode = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found,
-                                                               12000, cudaEnableDefault, &result);
-    return error == cudaSuccess && result == cudaDriverEntryPointSuccess
-               ? reinterpret_cast<Encode>(found)
-               : nullptr;
-  }();
-  if (encode == nullptr)
-    return absl::InternalError("paged_attention: the driver has no cuTensorMapEncodeTiled");
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(e), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(e) * 2};
-  const cuuint32_t box[] = {kPanelElements, static_cast<cuuint32_t>(box_rows)}, steps[] = {1, 1};
-  const CUresult result = encode(
-      map,
-      dtype == DType::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-      const_cast<void*>(cache), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result == CUDA_SUCCESS) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("paged_attention: no tensor map of ", rows, " rows of ",
-                                          e, " elements: CUDA driver error ",
-                                          static_cast<int>(result)));
-}
-
 struct Gpu {
   bool is_sm90 = false;
   int sm_count = 0;
@@ -260,8 +230,10 @@ absl::Status Launch(const PagedAttentionArgs& a, const Stream& stream) {
   sm90.box_rows = 1 << std::min(std::countr_zero(static_cast<uint64_t>(a.block_size)),
                                 std::countr_zero(static_cast<uint64_t>(kTokens)));
   const int64_t cache_rows = a.blocks * a.g * a.block_size;
-  RETURN_IF_ERROR(EncodeMap(a.k_cache, cache_rows, a.e, sm90.box_rows, a.dtype, &sm90.k));
-  RETURN_IF_ERROR(EncodeMap(a.v_cache, cache_rows, a.e, sm90.box_rows, a.dtype, &sm90.v));
+  RETURN_IF_ERROR(
+      MapPanels("paged_attention", a.k_cache, cache_rows, a.e, sm90.box_rows, a.dtype, &sm90.k));
+  RETURN_IF_ERROR(
+      MapPanels("paged_attention", a.v_cache, cache_rows, a.e, sm90.box_rows, a.dtype, &sm90.v));
   sm90.section_heads = SectionHeads(a);
   const auto kernel = PrefillAttentionSm90Kernel<T, kE>;
   RETURN_IF_CUDA_ERROR(

@@ -6,10 +6,10 @@
 
 #include <cuda.h>
 
-#include "kernels/attention/prefill_barrier.cuh"
 #include "kernels/attention/prefill_tile.cuh"
-#include "kernels/attention/prefill_wgmma.cuh"
+#include "kernels/device/barrier.cuh"
 #include "kernels/device/mma.cuh"
+#include "kernels/device/wgmma.cuh"
 
 namespace tessera {
 

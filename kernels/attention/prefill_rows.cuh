@@ -7,12 +7,12 @@
 
 #include "kernels/attention/prefill_plan.cuh"
 #include "kernels/attention/prefill_tile.cuh"
-#include "kernels/attention/prefill_wgmma.cuh"
 #include "kernels/device/mma.cuh"
+#include "kernels/device/wgmma.cuh"
 
 namespace tessera {
 
-// Rows of a lane: `half` 0 and 1 are eight rows apart (prefill_wgmma.cuh). Sums `o`, maxima of the
+// Rows of a lane: `half` 0 and 1 are eight rows apart (wgmma.cuh). Sums `o`, maxima of the
 // scores `m`, this lane's part of the denominators `l`, and the exponentials `p` of the last
 // kTokens tokens, as the left operand of the product with the values.
 template <typename T, int kE>

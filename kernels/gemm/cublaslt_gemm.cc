@@ -26,6 +26,8 @@ cudaDataType_t LtType(DType dtype) {
   return dtype == DType::kF32 ? CUDA_R_32F : dtype == DType::kF16 ? CUDA_R_16F : CUDA_R_16BF;
 }
 
+int64_t YStride(const GemmArgs& a) { return a.y_stride > 0 ? a.y_stride : a.n; }
+
 // The library is column-major: it sees y^T [n, t] = w [n, k] * x^T [k, t].
 struct Problem {
   cublasLtMatmulDescOpaque_t operation;
@@ -56,7 +58,8 @@ absl::Status Describe(const GemmArgs& a, int64_t t, Problem& p) {
       LtStatus(cublasLtMatrixLayoutInit(&p.w, LtType(a.dtype), k, n, a.k), "gemm w layout"));
   RETURN_IF_ERROR(
       LtStatus(cublasLtMatrixLayoutInit(&p.x, LtType(a.dtype), k, rows, a.k), "gemm x layout"));
-  return LtStatus(cublasLtMatrixLayoutInit(&p.y, LtType(a.y_dtype), n, rows, a.n), "gemm y layout");
+  return LtStatus(cublasLtMatrixLayoutInit(&p.y, LtType(a.y_dtype), n, rows, YStride(a)),
+                  "gemm y layout");
 }
 
 // One device's handle and chosen algorithms; algorithms_ is guarded by mutex_.
@@ -81,8 +84,8 @@ class LtDevice {
   }
 
  private:
-  // bias and c present, dtypes, bucket of t or t itself, n, k.
-  using Key = std::tuple<bool, bool, DType, DType, int64_t, int64_t, int64_t>;
+  // bias and c present, dtypes, bucket of t or t itself, n, k, y's stride.
+  using Key = std::tuple<bool, bool, DType, DType, int64_t, int64_t, int64_t, int64_t>;
 
   LtDevice() = default;
 
@@ -101,7 +104,7 @@ class LtDevice {
   }
 
   absl::StatusOr<cublasLtMatmulAlgo_t> Cached(const GemmArgs& a, int64_t t) {
-    const Key key(a.bias != nullptr, a.c != nullptr, a.dtype, a.y_dtype, t, a.n, a.k);
+    const Key key(a.bias != nullptr, a.c != nullptr, a.dtype, a.y_dtype, t, a.n, a.k, YStride(a));
     const auto found = algorithms_.find(key);
     if (found != algorithms_.end()) return found->second;
     ASSIGN_OR_RETURN(const cublasLtMatmulAlgo_t algorithm, Ask(a, t));
@@ -117,8 +120,8 @@ class LtDevice {
     // Split sums are added in fp32 in a fixed order, outside the output.
     const uint32_t reductions =
         CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    const uint32_t alignment = 16, y_alignment = static_cast<uint32_t>(
-                                       std::min<int64_t>(16, SizeOf(a.y_dtype) * (a.n & -a.n)));
+    const uint32_t alignment = 16, y_alignment = static_cast<uint32_t>(std::min<int64_t>(
+                                       16, SizeOf(a.y_dtype) * (YStride(a) & -YStride(a))));
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t what, const auto& value) {
       return LtStatus(
           cublasLtMatmulPreferenceSetAttribute(&preference, what, &value, sizeof(value)),

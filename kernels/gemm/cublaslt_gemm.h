@@ -18,6 +18,7 @@ struct GemmArgs {
   const void* c = nullptr;     // of `y_dtype`, or null; may be y
   void* y = nullptr;           // of `y_dtype`
   int64_t t = 0, n = 0, k = 0;
+  int64_t y_stride = 0;          // elements between rows of y and of c; 0: n
   DType dtype = DType::kBf16;    // kBf16 or kF16
   DType y_dtype = DType::kBf16;  // `dtype` or kF32
   void* workspace = nullptr;     // device, aligned to 256 bytes

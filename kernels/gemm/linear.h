@@ -6,6 +6,7 @@
 #include <absl/status/status.h>
 
 #include "common/dtype.h"
+#include "kernels/gemm/packed_weight.h"
 #include "kernels/runtime/stream.h"
 
 namespace tessera {
@@ -18,6 +19,7 @@ namespace tessera {
 struct LinearArgs {
   const void* x = nullptr;            // [t, k] of `dtype`
   const void* w = nullptr;            // [n, k] (or [2n, k]) of `weight_dtype`
+  PackedWeight packed;                // instead of w when its values are set; n and k as w's
   const void* bias = nullptr;         // [n] of `dtype`, or null
   const void* residual = nullptr;     // [t, n] of `dtype`, or null; may be y itself
   void* y = nullptr;                  // [t, n] of `y_dtype`; must not overlap x

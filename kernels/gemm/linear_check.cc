@@ -2,16 +2,41 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "common/status_macros.h"
 #include "kernels/gemm/linear_config.h"
 
 namespace tessera {
 namespace {
 
 bool DtypesServed(const LinearArgs& a, Device device) {
+  const bool packed = a.packed.values != nullptr;
   if (device == Device::kCpu)
-    return a.dtype == DType::kF32 && a.y_dtype == DType::kF32 && IsFloat(a.weight_dtype);
-  return (a.dtype == DType::kBf16 || a.dtype == DType::kF16) && a.weight_dtype == a.dtype &&
+    return a.dtype == DType::kF32 && a.y_dtype == DType::kF32 &&
+           (packed || IsFloat(a.weight_dtype));
+  return (a.dtype == DType::kBf16 || a.dtype == DType::kF16) &&
+         (packed || a.weight_dtype == a.dtype) &&
          (a.y_dtype == a.dtype || a.y_dtype == DType::kF32);
+}
+
+absl::Status CheckPacked(const LinearArgs& a) {
+  const PackedWeight& w = a.packed;
+  if (w.bits != 4 && w.bits != 8)
+    return absl::InvalidArgumentError(
+        absl::StrCat("linear: packed weight of ", w.bits, " bits, not 4 or 8"));
+  const int64_t n = (a.gated ? 2 : 1) * a.n;
+  if (w.n != n || w.k != a.k || w.n % 8 != 0 || w.k % kPackedStep != 0)
+    return absl::InvalidArgumentError(absl::StrCat("linear: packed weight [", w.n, ", ", w.k,
+                                                   "], needs [", n, ", ", a.k,
+                                                   "], multiples of 8 and ", kPackedStep));
+  if (w.scales == nullptr) return absl::InvalidArgumentError("linear: packed weight, no scales");
+  if (w.group_of_step != nullptr) return absl::OkStatus();
+  const bool served =
+      w.group == 32 || w.group == 64 || (w.group > 0 && (w.group % 128 == 0 || w.group >= w.k));
+  if (!served || w.groups < CeilDiv(w.k, w.group))
+    return absl::InvalidArgumentError(
+        absl::StrCat("linear: packed weight of ", w.groups, " groups of ", w.group, " for k=", w.k,
+                     ", needs groups of 32, 64, a multiple of 128 or all of k that cover it"));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -28,6 +53,7 @@ absl::Status CheckLinear(const LinearArgs& a, Device device, int sm_count) {
     return absl::InvalidArgumentError(absl::StrCat("linear: k=", a.k, " is not a multiple of 8"));
   if (a.gated && (a.bias != nullptr || a.residual != nullptr))
     return absl::InvalidArgumentError("linear: a gated product takes no bias and no residual");
+  if (a.packed.values != nullptr) RETURN_IF_ERROR(CheckPacked(a));
   if (a.t == 0 || a.n == 0) return absl::OkStatus();
   const int64_t needed =
       LinearWorkspaceBytes(device, sm_count, a.t, a.n, a.k, a.gated, a.norm_weight != nullptr);

@@ -9,6 +9,9 @@
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/linear_check.h"
 #include "kernels/gemm/linear_config.h"
+#include "kernels/gemm/packed_gemm.h"
+#include "kernels/gemm/packed_gemv.h"
+#include "kernels/gemm/packed_gemv_config.h"
 #include "kernels/norm/rms_norm.h"
 #include "kernels/runtime/cuda_status.h"
 
@@ -80,6 +83,29 @@ absl::Status ManyRows(const LinearArgs& a, const LinearWorkspace& parts, cudaStr
   return CublasLtGemm(gemm, stream);
 }
 
+absl::Status PackedLinear(LinearArgs& a, const GemvGpu& gpu, const Stream& stream) {
+  const LinearWorkspace parts = SplitLinearWorkspace(a);
+  const bool normed = a.norm_weight != nullptr;
+  if (a.t <= kPackedGemvMaxRows && a.k > 0) {
+    const bool inside = normed && PackedGemvNormsInside(a.t, a.k);
+    const PackedGemvPlan plan = PlanPackedGemv(gpu, {.t = a.t,
+                                                     .n = a.n,
+                                                     .k = a.k,
+                                                     .gated = a.gated,
+                                                     .normed = inside,
+                                                     .bits = a.packed.bits,
+                                                     .group = a.packed.group,
+                                                     .ragged = a.packed.group_of_step != nullptr,
+                                                     .zeros = a.packed.zeros != nullptr});
+    if (plan.shared_bytes <= gpu.shared_bytes) {
+      if (normed && !inside) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
+      return LaunchPackedGemv(a, plan, stream.cuda);
+    }
+  }
+  if (normed) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
+  return LaunchPackedGemm(a, parts, stream.cuda);
+}
+
 }  // namespace
 
 absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
@@ -87,6 +113,7 @@ absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
   RETURN_IF_ERROR(CheckLinear(args, Device::kCuda, gpu.sm_count));
   if (args.t == 0 || args.n == 0) return absl::OkStatus();
   LinearArgs a = args;
+  if (a.packed.values != nullptr) return PackedLinear(a, gpu, stream);
   const LinearWorkspace parts = SplitLinearWorkspace(a);
   const bool normed = a.norm_weight != nullptr;
   if (a.t <= kGemvMaxRows && a.k > 0) {

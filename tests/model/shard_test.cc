@@ -244,6 +244,15 @@ TEST(MakeShard, QuantizedFeedForwardSplitsOnWholeGroups) {
   EXPECT_EQ(MustShard(config, {2, 1}, 1).ffn, (Range{116 * 128, 29568}));
 }
 
+// One scale a column is held by every rank, and kernels and files set the step.
+TEST(MakeShard, AWholeColumnsGroupSplitsOnWords) {
+  ModelConfig config = Config();
+  config.intermediate = 96;
+  config.quant = {QuantMethod::kGptq, 4, -1, true};
+  EXPECT_EQ(MustShard(config, {2, 1}, 0).ffn, (Range{0, 64}));
+  EXPECT_EQ(MustShard(config, {2, 1}, 1).ffn, (Range{64, 96}));
+}
+
 TEST(MakeShard, WhatDoesNotSplitIsNamed) {
   EXPECT_THAT(MakeShard(Config(), {5, 1}, 0, 8),
               StatusIs(kInvalid, "12 query heads do not split over 5 ranks"));

@@ -1,9 +1,13 @@
 #include "planner/memory_layout.h"
 
 #include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "common/align.h"
+#include "model/quant_modules.h"
 #include "planner/step_capacity.h"
 #include "tests/support/status_matchers.h"
 
@@ -113,6 +117,38 @@ TEST(MemoryLayout, LimitsOutOfRangeAreNamedWithTheirValue) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("block_size 24")));
   EXPECT_THAT(refusal([](LayoutInput& in) { in.kv_blocks = -1; }),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv_blocks -1")));
+}
+
+// The packed bytes of each matrix are the table's, and nothing else grows with them.
+TEST(MemoryLayout, QuantizedMatricesTakeTheirFormatsBytes) {
+  for (const char* name : {"gptq-int4", "gptq-int8", "awq"}) {
+    LayoutInput in = Small();
+    in.config.quant = ParseQuantFormat(name).value();
+    in.config.intermediate = 256;
+    in.shard = MakeShard(in.config, {1, 1}, 0, 8).value();
+    const auto bytes = BytesByName(in);
+    const auto rounded = [&](int64_t n, int64_t k) {
+      return AlignUp(WeightBytes(in.config.quant, DType::kF32, n, k), kBufferAlignment);
+    };
+    EXPECT_EQ(bytes.at("layers.0.qkv"), rounded(256, 64)) << name;
+    EXPECT_EQ(bytes.at("layers.0.down"), rounded(64, 256)) << name;
+    EXPECT_EQ(bytes.count("normed") + bytes.count("permuted") + bytes.count("split"), 0u) << name;
+  }
+}
+
+TEST(MemoryLayout, AnInputOrderNeedsRowsForItAndForTheNorm) {
+  LayoutInput in = Small();
+  in.config.quant = {QuantMethod::kGptq, 4, 32, true};
+  QuantModules modules = {.base = in.config.quant};
+  for (const LinearModule& m : LinearModules(in.config))
+    modules.modules[m.name].format = in.config.quant;
+  auto& g_idx = modules.modules["model.layers.0.self_attn.q_proj"].g_idx;
+  for (int i = 0; i < 64; ++i) g_idx.push_back(i % 2);
+  in.config.quant_modules = std::make_shared<const QuantModules>(std::move(modules));
+  const auto bytes = BytesByName(in);
+  EXPECT_EQ(bytes.at("normed"), 32 * 64 * 4);
+  EXPECT_EQ(bytes.at("permuted"), 32 * 64 * 4);
+  EXPECT_EQ(bytes.at("split"), 32 * 128 * 4);  // q's rows
 }
 
 }  // namespace

@@ -90,5 +90,22 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"models/qwen2-mqa-7-layers-bf16", 2, 2}),
     NameOf);
 
+// Files of the real quantizers, against weights dequantized in double precision: the formats of
+// docs/quantized-formats.md, in order and in act-order, each over one rank, tensor-parallel ranks
+// and stages.
+std::vector<Case> QuantizedCases() {
+  std::vector<Case> cases;
+  for (const char* model :
+       {"gptq-int4-g128-tiny", "autogptq-int4-g32-llama3", "gptq-int4-act-g32-qwen3",
+        "gptq-int4-asym-act-g32-llama3", "gptq-int8-column-qwen3",
+        "gptq-v2-int4-asym-act-g32-qwen3", "awq-int4-g32-llama3", "round-mixed-llama3",
+        "round-mixed-asym-llama3"}) {
+    for (const auto& [tp, pp] : {std::pair(1, 1), {2, 1}, {4, 1}, {1, 2}, {2, 2}})
+      cases.push_back({std::string("models/") + model, tp, pp});
+  }
+  return cases;
+}
+INSTANTIATE_TEST_SUITE_P(Quantized, GoldenTest, ::testing::ValuesIn(QuantizedCases()), NameOf);
+
 }  // namespace
 }  // namespace tessera::testing

@@ -27,13 +27,16 @@ struct Sum {
 // Error bound of a dot product: fp32 partial sums err by at most k rounding steps of the sum of
 // magnitudes (far less with 16 or more lanes); when x is rounded after a norm computed in fp32, up
 // to four elements may round the other way than in double.
-Sum Dot(const std::vector<double>& x, const float* w, const LinearCase& shape) {
+Sum Dot(const std::vector<double>& x, const LinearInputs& in, int64_t row) {
+  const LinearCase& shape = in.shape;
+  const float* w = in.w.data() + row * shape.k;
+  const float* terms = in.w_terms.empty() ? w : in.w_terms.data() + row * shape.k;
   Sum sum;
   double magnitude = 0, largest = 0;
   for (int64_t i = 0; i < shape.k; ++i) {
     const double term = x[static_cast<size_t>(i)] * w[i];
     sum.value += term;
-    magnitude += std::abs(term);
+    magnitude += std::abs(x[static_cast<size_t>(i)] * terms[i]);
     largest = std::max(largest, std::abs(term));
   }
   const double steps = std::min<double>(static_cast<double>(shape.k), 64.) + 4.;
@@ -92,8 +95,8 @@ LinearExpected LinearReference(const LinearInputs& in) {
   for (int64_t t = 0; t < c.t; ++t) {
     const std::vector<double> x = Norm(in, t);
     for (int64_t n = 0; n < c.n; ++n) {
-      Sum sum = Dot(x, in.w.data() + n * c.k, c);
-      if (c.gated) sum = Gate(sum, Dot(x, in.w.data() + (c.n + n) * c.k, c), c.dtype);
+      Sum sum = Dot(x, in, n);
+      if (c.gated) sum = Gate(sum, Dot(x, in, c.n + n), c.dtype);
       // The library may round the product, and again after each addition.
       const auto add = [&](float value) {
         if (c.t > kGemvMaxRows) sum.error += HalfUlp(c.y_dtype) * std::abs(sum.value);

@@ -21,6 +21,9 @@ struct LinearInputs {
   LinearCase shape;
   std::vector<float> x, w, bias, residual, norm_weight;
   float norm_eps = 1e-6f;
+  // Of w's size or empty: bounds of what a kernel multiplies x with in place of w, where it sums
+  // larger numbers and takes the difference off again.
+  std::vector<float> w_terms;
 };
 
 LinearInputs RandomLinear(const LinearCase& shape, uint32_t seed);

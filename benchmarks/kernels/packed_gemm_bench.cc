@@ -1,0 +1,252 @@
+// Times LinearCuda over packed weights on the projections of Qwen2 and Llama models:
+// packed_gemm_bench [group...]
+//   m1      t = 1 on every projection, 4 and 8 bits, groups of 128, with cuBLASLt bf16 beside
+//   rows    t = 1 to 16, and 32 and 64, one shape of each size, with cuBLASLt bf16 beside
+//   formats zero points, groups of 32, 64 and a column, f16, on one shape of each size
+//   chain   a token's linear layers of a model, one after the other, t = 1, 8 and 16
+// No argument means all of them. Bytes are those of values, scales and zeros.
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include <absl/strings/str_cat.h>
+
+#include "benchmarks/kernels/bench_util.h"
+#include "common/align.h"
+#include "common/status_macros.h"
+#include "kernels/gemm/cublaslt_gemm.h"
+#include "kernels/gemm/linear.h"
+
+namespace tessera {
+namespace {
+
+constexpr int64_t kPoolBytes = int64_t{6} << 30;
+constexpr int64_t kScratchBytes = int64_t{512} << 20;
+constexpr int64_t kAlign = 256;
+
+struct Shape {
+  const char* name;
+  int64_t n, k;
+  bool normed = false, gated = false, bias = false, residual = false;
+
+  int64_t rows() const { return (gated ? 2 : 1) * n; }
+};
+
+constexpr Shape kShapes[] = {
+    {.name = "7b.qkv", .n = 4608, .k = 3584, .normed = true, .bias = true},
+    {.name = "7b.o", .n = 3584, .k = 3584, .residual = true},
+    {.name = "7b.gate_up", .n = 18944, .k = 3584, .normed = true, .gated = true},
+    {.name = "7b.down", .n = 3584, .k = 18944, .residual = true},
+    {.name = "72b.qkv", .n = 10240, .k = 8192, .normed = true, .bias = true},
+    {.name = "72b.o", .n = 8192, .k = 8192, .residual = true},
+    {.name = "72b.gate_up", .n = 29568, .k = 8192, .normed = true, .gated = true},
+    {.name = "72b.down", .n = 8192, .k = 29568, .residual = true},
+    {.name = "72b/2.qkv", .n = 5120, .k = 8192, .normed = true, .bias = true},
+    {.name = "72b/2.o", .n = 8192, .k = 4096},
+    {.name = "72b/2.gate_up", .n = 14784, .k = 8192, .normed = true, .gated = true},
+    {.name = "72b/2.down", .n = 8192, .k = 14784},
+    {.name = "8b.qkv", .n = 6144, .k = 4096, .normed = true},
+    {.name = "8b.o", .n = 4096, .k = 4096, .residual = true},
+    {.name = "8b.gate_up", .n = 14336, .k = 4096, .normed = true, .gated = true},
+    {.name = "8b.down", .n = 4096, .k = 14336, .residual = true},
+    {.name = "0.5b.qkv", .n = 1152, .k = 896, .normed = true, .bias = true},
+    {.name = "0.5b.o", .n = 896, .k = 896, .residual = true},
+    {.name = "0.5b.gate_up", .n = 4864, .k = 896, .normed = true, .gated = true},
+    {.name = "0.5b.down", .n = 896, .k = 4864, .residual = true},
+};
+
+const Shape& ShapeNamed(const std::string& name) {
+  return *std::find_if(std::begin(kShapes), std::end(kShapes),
+                       [&](const Shape& s) { return s.name == name; });
+}
+
+struct Format {
+  int bits = 4;
+  int64_t group = 128;  // 0: all of k
+  bool zeros = false;
+  DType dtype = DType::kBf16;
+};
+
+struct Sizes {
+  int64_t values, scales, zeros;
+  int64_t total() const { return values + scales + zeros; }
+};
+
+Sizes SizesOf(const Shape& s, const Format& f) {
+  const int64_t groups = f.group == 0 ? 1 : CeilDiv(s.k, f.group);
+  return {.values = s.rows() * PackedRowBytes(f.bits, s.k),
+          .scales = groups * s.rows() * 2,
+          .zeros = f.zeros ? groups * PackedZeroStride(f.bits, s.rows()) : 0};
+}
+
+int64_t BufferBytes(const Shape& s, const Format& f) {
+  const Sizes sizes = SizesOf(s, f);
+  return AlignUp(sizes.values, kAlign) + AlignUp(sizes.scales, kAlign) +
+         AlignUp(sizes.zeros, kAlign);
+}
+
+struct Bench {
+  BenchGpu gpu;
+  char* weights;  // kPoolBytes, rotated over
+  char* inputs;   // activations, biases, norm weights
+  char* scratch;  // outputs, then the workspace
+};
+
+LinearArgs ArgsFor(const Bench& b, const Shape& s, const Format& f, int64_t t, const char* w) {
+  const Sizes sizes = SizesOf(s, f);
+  const char* scales = w + AlignUp(sizes.values, kAlign);
+  return {.x = b.inputs,
+          .packed = {.bits = f.bits,
+                     .n = s.rows(),
+                     .k = s.k,
+                     .groups = f.group == 0 ? 1 : CeilDiv(s.k, f.group),
+                     .group = f.group == 0 ? s.k : f.group,
+                     .values = w,
+                     .scales = scales,
+                     .zeros = f.zeros ? scales + AlignUp(sizes.scales, kAlign) : nullptr},
+          .bias = s.bias ? b.inputs : nullptr,
+          .residual = s.residual ? b.inputs : nullptr,
+          .y = b.scratch,
+          .norm_weight = s.normed ? b.inputs : nullptr,
+          .norm_eps = 1e-6f,
+          .gated = s.gated,
+          .t = t,
+          .n = s.n,
+          .k = s.k,
+          .dtype = f.dtype,
+          .weight_dtype = f.dtype,
+          .y_dtype = f.dtype,
+          .workspace = b.scratch + kScratchBytes / 2,
+          .workspace_bytes = kScratchBytes / 2};
+}
+
+std::string Describe(const Shape& s, const Format& f, int64_t t) {
+  return absl::StrCat(s.name, " t=", t, " w", f.bits, " g", f.group, f.zeros ? " zeros" : "",
+                      f.dtype == DType::kF16 ? " f16" : "", " n=", s.rows(), " k=", s.k);
+}
+
+absl::Status TimePacked(const Bench& b, const Shape& s, const Format& f, int64_t t) {
+  const int64_t bytes = BufferBytes(s, f);
+  const int buffers = RotationCount(b.gpu, bytes, kPoolBytes);
+  ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, buffers, [&](int i) {
+                     return LinearCuda(ArgsFor(b, s, f, t, b.weights + i * bytes),
+                                       b.gpu.runtime->main_stream());
+                   }));
+  PrintBenchFigure(b.gpu, {.op = "packed",
+                           .shape = Describe(s, f, t),
+                           .bytes = static_cast<double>(SizesOf(s, f).total()),
+                           .flops = 2. * static_cast<double>(t * s.rows() * s.k),
+                           .timing = timing});
+  return absl::OkStatus();
+}
+
+// The bare product of the library with bf16 weights, with nothing fused.
+absl::Status TimeLibrary(const Bench& b, const Shape& s, int64_t t) {
+  const int64_t bytes = s.rows() * s.k * 2;
+  const int buffers = RotationCount(b.gpu, bytes, kPoolBytes);
+  ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, buffers, [&](int i) {
+                     return CublasLtGemm({.x = b.inputs,
+                                          .w = b.weights + i * bytes,
+                                          .y = b.scratch,
+                                          .t = t,
+                                          .n = s.rows(),
+                                          .k = s.k,
+                                          .workspace = b.scratch + kScratchBytes / 2,
+                                          .workspace_bytes = int64_t{32} << 20},
+                                         b.gpu.runtime->main_stream().cuda);
+                   }));
+  PrintBenchFigure(b.gpu, {.op = "cublaslt bf16",
+                           .shape = absl::StrCat(s.name, " t=", t, " n=", s.rows(), " k=", s.k),
+                           .bytes = static_cast<double>(bytes),
+                           .flops = 2. * static_cast<double>(t * s.rows() * s.k),
+                           .timing = timing});
+  return absl::OkStatus();
+}
+
+// `layers` times the four projections, each with weights of its own.
+absl::Status TimeChain(const Bench& b, const std::string& model, int layers, const Format& f,
+                       int64_t t) {
+  double bytes = 0;
+  std::vector<LinearArgs> ops;
+  int64_t at = 0;
+  for (int i = 0; i < layers; ++i)
+    for (const char* part : {".qkv", ".o", ".gate_up", ".down"}) {
+      const Shape& s = ShapeNamed(model + part);
+      if (at + BufferBytes(s, f) > kPoolBytes) at = 0;
+      ops.push_back(ArgsFor(b, s, f, t, b.weights + at));
+      at += BufferBytes(s, f);
+      bytes += static_cast<double>(SizesOf(s, f).total());
+    }
+  ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, 1, [&](int) {
+                     for (const LinearArgs& op : ops)
+                       RETURN_IF_ERROR(LinearCuda(op, b.gpu.runtime->main_stream()));
+                     return absl::OkStatus();
+                   }));
+  PrintBenchFigure(b.gpu,
+                   {.op = "packed chain",
+                    .shape = absl::StrCat(model, " t=", t, " w", f.bits, ", ", layers, " layers"),
+                    .bytes = bytes,
+                    .timing = timing});
+  return absl::OkStatus();
+}
+
+absl::Status RunGroup(const Bench& b, const std::string& group) {
+  if (group == "m1") {
+    for (const Shape& s : kShapes) {
+      for (const int bits : {4, 8}) RETURN_IF_ERROR(TimePacked(b, s, {.bits = bits}, 1));
+      RETURN_IF_ERROR(TimeLibrary(b, s, 1));
+    }
+  } else if (group == "rows") {
+    for (const char* name : {"7b.o", "7b.qkv", "7b.gate_up", "7b.down", "72b.o", "72b.gate_up"})
+      for (const int64_t t : {1, 2, 4, 8, 16, 32, 64}) {
+        for (const int bits : {4, 8}) {
+          const absl::Status status = TimePacked(b, ShapeNamed(name), {.bits = bits}, t);
+          if (!absl::IsUnimplemented(status)) RETURN_IF_ERROR(status);
+        }
+        RETURN_IF_ERROR(TimeLibrary(b, ShapeNamed(name), t));
+      }
+  } else if (group == "formats") {
+    for (const char* name : {"7b.qkv", "7b.down", "72b.gate_up"})
+      for (const int bits : {4, 8}) {
+        RETURN_IF_ERROR(TimePacked(b, ShapeNamed(name), {.bits = bits, .zeros = true}, 1));
+        for (const int64_t size : {0, 32, 64})
+          RETURN_IF_ERROR(TimePacked(b, ShapeNamed(name), {.bits = bits, .group = size}, 1));
+        RETURN_IF_ERROR(TimePacked(b, ShapeNamed(name), {.bits = bits, .dtype = DType::kF16}, 1));
+      }
+  } else if (group == "chain") {
+    for (const int bits : {4, 8})
+      for (const int64_t t : {1, 8, 16}) {
+        RETURN_IF_ERROR(TimeChain(b, "0.5b", 24, {.bits = bits}, t));
+        RETURN_IF_ERROR(TimeChain(b, "7b", 28, {.bits = bits}, t));
+        RETURN_IF_ERROR(TimeChain(b, "8b", 32, {.bits = bits}, t));
+        RETURN_IF_ERROR(TimeChain(b, "72b", 10, {.bits = bits}, t));
+        RETURN_IF_ERROR(TimeChain(b, "72b/2", 20, {.bits = bits}, t));
+      }
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat("no group ", group));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Main(std::vector<std::string> groups) {
+  if (groups.empty()) groups = {"m1", "rows", "formats", "chain"};
+  Bench b = {};
+  ASSIGN_OR_RETURN(b.gpu, OpenBenchGpu());
+  ASSIGN_OR_RETURN(b.weights, AllocateNoise(b.gpu, kPoolBytes, DType::kBf16));
+  ASSIGN_OR_RETURN(b.inputs, AllocateNoise(b.gpu, kScratchBytes, DType::kBf16));
+  ASSIGN_OR_RETURN(b.scratch, AllocateNoise(b.gpu, kScratchBytes, DType::kBf16));
+  PrintBenchHeader(b.gpu);
+  for (const std::string& group : groups) RETURN_IF_ERROR(RunGroup(b, group));
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace tessera
+
+int main(int argc, char** argv) {
+  const absl::Status status = tessera::Main({argv + 1, argv + argc});
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  return 1;
+}

@@ -1,0 +1,47 @@
+#include <algorithm>
+
+#include <absl/strings/str_cat.h>
+
+#include "common/align.h"
+#include "kernels/device/launch.cuh"
+#include "kernels/device/visit_dtype.cuh"
+#include "kernels/gemm/gather_columns.h"
+
+namespace tessera {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxBlocks = 4096;
+
+// One output a thread, grid-strided; bits are moved, so 16-bit types are one. Grid any, block
+// kThreads.
+__global__ void __launch_bounds__(kThreads) GatherColumnsKernel(GatherColumnsArgs a) {
+  LetNextStart();
+  WaitForPrevious();
+  const auto* x = static_cast<const uint16_t*>(a.x);
+  auto* y = static_cast<uint16_t*>(a.y);
+  const int64_t step = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < a.t * a.n; i += step) {
+    const int64_t row = i / a.n, j = i % a.n;
+    const int64_t from = a.order != nullptr ? a.order[j] : j;
+    y[row * a.y_stride + j] = from < 0 ? uint16_t{0} : x[row * a.x_stride + from];
+  }
+}
+
+}  // namespace
+
+absl::Status GatherColumnsCuda(const GatherColumnsArgs& a, const Stream& stream) {
+  if (a.t < 0 || a.n < 0)
+    return absl::InvalidArgumentError(absl::StrCat("gather_columns: t=", a.t, " n=", a.n));
+  return VisitHalf(a.dtype, "gather_columns", [&]<typename T>(TypeTag<T>) {
+    if (a.t == 0 || a.n == 0) return absl::OkStatus();
+    const int64_t blocks = std::min(CeilDiv(a.t * a.n, kThreads), kMaxBlocks);
+    return LaunchDependent("gather_columns launch", GatherColumnsKernel,
+                           {.grid = dim3(static_cast<unsigned>(blocks)),
+                            .block = dim3(kThreads),
+                            .stream = stream.cuda},
+                           a);
+  });
+}
+
+}  // namespace tessera

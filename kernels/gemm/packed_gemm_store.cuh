@@ -1,0 +1,164 @@
+// What becomes of a warpgroup's sums: outputs, or partial sums for another block (sm_90).
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device/barrier.cuh"
+#include "kernels/device/mma.cuh"
+#include "kernels/device/visit_dtype.cuh"
+#include "kernels/gemm/packed_gemm_load.cuh"
+#include "kernels/gemm/packed_gemm_walk.cuh"
+
+namespace tessera {
+
+__device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* flag) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+__device__ __forceinline__ void StoreRelease(uint32_t* flag, uint32_t value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+
+// Partial sums of shared blocks, as they lie in registers, and the flags that announce them: 0
+// between launches. `thread` counts the block's consumers.
+template <typename Shape>
+class PartialSums {
+ public:
+  __device__ __forceinline__ PartialSums(float* sums, uint32_t* flags, int thread)
+      : sums_(sums), flags_(flags), thread_(thread) {}
+
+  __device__ __forceinline__ void Give(int block, const float (&d)[Shape::kSums]) const {
+#pragma unroll
+    for (int i = 0; i < Shape::kSums / 4; ++i)
+      __stcg(At(block, i), make_float4(d[i * 4], d[i * 4 + 1], d[i * 4 + 2], d[i * 4 + 3]));
+    __threadfence();
+    GroupWait();
+    if (thread_ % kWarpgroup == 0) StoreRelease(Flag(block), 1);
+  }
+
+  __device__ __forceinline__ void Add(int block, float (&d)[Shape::kSums]) const {
+    if (thread_ % kWarpgroup == 0) {
+      while (LoadAcquire(Flag(block)) == 0) {
+      }
+      *Flag(block) = 0;
+    }
+    GroupWait();
+#pragma unroll
+    for (int i = 0; i < Shape::kSums / 4; ++i) {
+      const float4 v = __ldcg(At(block, i));
+      d[i * 4] += v.x;
+      d[i * 4 + 1] += v.y;
+      d[i * 4 + 2] += v.z;
+      d[i * 4 + 3] += v.w;
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void GroupWait() const {
+    NamedWait<kWarpgroup>(1 + thread_ / kWarpgroup);
+  }
+  __device__ __forceinline__ float4* At(int block, int i) const {
+    constexpr int64_t kTile = int64_t{Shape::kRows} * Shape::kTokens / 4;
+    return reinterpret_cast<float4*>(sums_) + block * kTile + i * Shape::kConsumerThreads + thread_;
+  }
+  __device__ __forceinline__ uint32_t* Flag(int block) const {
+    return flags_ + block * kMaxGroups + thread_ / kWarpgroup;
+  }
+
+  float* const sums_;
+  uint32_t* const flags_;
+  const int thread_;
+};
+
+// Stores a warp's 16 rows of W by kTokens tokens. In a lane, sums come as rows (its two) by pairs
+// of tokens; transposing 8x8 matrices gives it pairs of outputs of one token, two neighbouring ones
+// when not gated, so that four lanes write a sector of 32 bytes.
+template <typename T, typename Shape>
+class OutputTile {
+ public:
+  __device__ __forceinline__ OutputTile(const PackedGemmParams& p, const PackedItem& item,
+                                        int thread)
+      : p_(p),
+        lane_(thread % kWarp),
+        first_((int64_t{item.row_tile} * Shape::kConsumerWarps + thread / kWarp) *
+               (p.gated ? 8 : 16)),
+        token_(int64_t{item.token_tile} * Shape::kTokens) {}
+
+  __device__ __forceinline__ void Store(float (&d)[Shape::kSums]) const {
+    if (p_.gated)
+      StoreGated(d);
+    else
+      StorePlain(d);
+  }
+
+ private:
+  __device__ __forceinline__ void StoreGated(const float (&d)[Shape::kSums]) const {
+    const int64_t wide_row = first_ + lane_ / 4, row = first_ + lane_ % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < Shape::kSums / 4; ++j) {
+      const float v0 = Silu(d[j * 4]) * d[j * 4 + 2], v1 = Silu(d[j * 4 + 1]) * d[j * 4 + 3];
+      if (p_.f32) {
+        StoreWide(wide_row, token_ + j * 8 + lane_ % 4 * 2, v0);
+        StoreWide(wide_row, token_ + j * 8 + lane_ % 4 * 2 + 1, v1);
+        continue;
+      }
+      const uint32_t pair = TransposeMatrix(PackHalves<T>(v0, v1));
+      const int64_t token = token_ + j * 8 + lane_ / 4;
+      if (token < p_.t && row < p_.n)
+        *reinterpret_cast<uint32_t*>(static_cast<T*>(p_.y) + token * p_.n + row) = pair;
+    }
+  }
+
+  __device__ __forceinline__ void StorePlain(float (&d)[Shape::kSums]) const {
+    const int i = lane_ / 4;
+    const int64_t wide_row = first_ + i / 2 * 4 + i % 2, row = first_ + lane_ % 4 * 4;
+    const float bias0 = Bias(wide_row), bias1 = Bias(wide_row + 2);
+#pragma unroll
+    for (int j = 0; j < Shape::kSums / 4; ++j) {
+      const int64_t token = token_ + j * 8 + i, at = token * p_.n + row;
+      const bool valid = token < p_.t && row < p_.n;
+      float v[4] = {d[j * 4] + bias0, d[j * 4 + 1] + bias0, d[j * 4 + 2] + bias1,
+                    d[j * 4 + 3] + bias1};
+      if (p_.residual != nullptr) AddResidual(valid, at, v);
+      if (p_.f32) {
+        const int64_t pair = token_ + j * 8 + lane_ % 4 * 2;
+        StoreWide(wide_row, pair, v[0]);
+        StoreWide(wide_row, pair + 1, v[1]);
+        StoreWide(wide_row + 2, pair, v[2]);
+        StoreWide(wide_row + 2, pair + 1, v[3]);
+        continue;
+      }
+      uint2 four;
+      four.x = TransposeMatrix(PackHalves<T>(v[0], v[1]));
+      four.y = TransposeMatrix(PackHalves<T>(v[2], v[3]));
+      if (valid) *reinterpret_cast<uint2*>(static_cast<T*>(p_.y) + at) = four;
+    }
+  }
+
+  __device__ __forceinline__ void AddResidual(bool valid, int64_t at, float (&v)[4]) const {
+    uint2 four = {};
+    if (valid) four = *reinterpret_cast<const uint2*>(static_cast<const T*>(p_.residual) + at);
+    const float2 low = UnpackHalves<T>(TransposeMatrix(four.x));
+    const float2 high = UnpackHalves<T>(TransposeMatrix(four.y));
+    v[0] += low.x;
+    v[1] += low.y;
+    v[2] += high.x;
+    v[3] += high.y;
+  }
+
+  __device__ __forceinline__ float Bias(int64_t row) const {
+    if (p_.bias == nullptr || row >= p_.n) return 0.f;
+    return static_cast<float>(static_cast<const T*>(p_.bias)[row]);
+  }
+  __device__ __forceinline__ void StoreWide(int64_t row, int64_t token, float v) const {
+    if (token < p_.t && row < p_.n) static_cast<float*>(p_.y)[token * p_.n + row] = v;
+  }
+  static __device__ __forceinline__ float Silu(float v) { return v / (1.f + __expf(-v)); }
+
+  const PackedGemmParams& p_;
+  const int lane_;
+  const int64_t first_, token_;
+};
+
+}  // namespace tessera

@@ -1,0 +1,92 @@
+// What a block of the packed product computes, and in which order.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device/barrier.cuh"
+
+namespace tessera {
+
+struct PackedGemmParams {
+  const char* values;
+  const char* scales;
+  const char* zeros;              // or null
+  const uint16_t* group_of_step;  // or null
+  int64_t row_bytes;              // of values
+  int64_t rows;                   // of W
+  int64_t zero_stride;
+  int slots;              // groups that a stage may hold: 1, 2, 4 or 8
+  uint32_t group_factor;  // with one slot: group = high half of 2 * stage * group_factor
+  int last_group, last_step;
+
+  const void* bias;
+  const void* residual;
+  void* y;
+  bool f32, gated, weights_once;
+  int64_t t, n;  // outputs
+
+  int row_tiles, token_tiles, stages, shared_tiles, shared_blocks;  // products fit in 32 bits
+  float* partial;                                                   // [shared_blocks] tiles
+  int flag_slot;  // whose flags say that partial sums are there
+};
+
+// A run of stages of one tile. It owns the tile's outputs when it starts at stage 0.
+struct PackedItem {
+  int tile, row_tile, token_tile, first, end;
+};
+
+// The items of this block. Blocks count down from the grid's last: sums wait for blocks of a lower
+// blockIdx only, which start no later.
+class PackedWalk {
+ public:
+  __device__ __forceinline__ explicit PackedWalk(const PackedGemmParams& p)
+      : unit_(RunStart(p, Block())), next_whole_(p.shared_tiles + Block()) {}
+
+  static __device__ __forceinline__ int Block() {
+    return static_cast<int>(gridDim.x - 1 - blockIdx.x);
+  }
+
+  // Where the run of shared block b starts, in stages from tile 0 on; the end for later ones.
+  static __device__ __forceinline__ int RunStart(const PackedGemmParams& p, int b) {
+    const int units = p.shared_tiles * p.stages;
+    if (b >= p.shared_blocks) return units;
+    return static_cast<int>(static_cast<uint32_t>(units) * static_cast<uint32_t>(b) /
+                            static_cast<uint32_t>(p.shared_blocks));
+  }
+
+  __device__ __forceinline__ bool Next(const PackedGemmParams& p, PackedItem& item) {
+    const int last_unit = RunStart(p, Block() + 1);
+    if (unit_ < last_unit) {
+      item.tile = unit_ / p.stages;
+      item.first = unit_ - item.tile * p.stages;
+      item.end = min(p.stages, item.first + last_unit - unit_);
+      unit_ += item.end - item.first;
+    } else {
+      if (next_whole_ >= p.row_tiles * p.token_tiles) return false;
+      item.tile = next_whole_;
+      item.first = 0;
+      item.end = p.stages;
+      next_whole_ += static_cast<int>(gridDim.x);
+    }
+    Place(p, item);
+    return true;
+  }
+
+ private:
+  // Tokens run fastest, in bands of up to 4096, so that blocks at work together share rows of W and
+  // an x that L2 holds.
+  static __device__ __forceinline__ void Place(const PackedGemmParams& p, PackedItem& item) {
+    constexpr int kBandTiles = 16;
+    const auto tile = static_cast<uint32_t>(item.tile);
+    const auto band_tiles = static_cast<uint32_t>(p.row_tiles) * kBandTiles;
+    const uint32_t band = tile / band_tiles, in_band = tile % band_tiles;
+    const uint32_t width =
+        min(uint32_t{kBandTiles}, static_cast<uint32_t>(p.token_tiles) - band * kBandTiles);
+    item.row_tile = static_cast<int>(in_band / width);
+    item.token_tile = static_cast<int>(band * kBandTiles + in_band % width);
+  }
+
+  int unit_, next_whole_;
+};
+
+}  // namespace tessera

@@ -1,0 +1,320 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "kernels/gemm/linear_config.h"
+#include "kernels/gemm/packed_gemm.h"
+#include "tests/kernels/gemm/packed_case.h"
+#include "tests/support/op_fixture.h"
+#include "tests/support/status_matchers.h"
+
+namespace tessera {
+namespace {
+
+using ::testing::_;
+using testing::DeviceArray;
+using testing::DeviceBytes;
+using testing::FloatArray;
+using testing::OpDevice;
+using testing::RoundedTo;
+using testing::SeededRandom;
+using testing::StatusIs;
+
+constexpr int kSmCount = 132;  // any value: the workspace does not depend on it
+constexpr int64_t kWhole = 1 << 20;
+constexpr int64_t kMaxT = 1000, kMaxN = 1048, kMaxK = 3584;  // of the cases here
+
+// A case's arrays on the device, with redzones and poisoned outputs and scratch.
+class OnDevice {
+ public:
+  OnDevice(OpDevice& device, const PackedInputs& in)
+      : device_(device),
+        values_(device.Upload(in.values)),
+        zeros_(device.Upload(in.zeros)),
+        scales_(device.Upload(in.scales)),
+        steps_(device.Upload(in.group_of_step)),
+        x_(device.Upload(in.linear.shape.dtype, in.linear.x)),
+        bias_(device.Upload(in.linear.shape.dtype, in.linear.bias)),
+        residual_(device.Upload(in.linear.shape.dtype, in.linear.residual)),
+        y_(device.Output(in.linear.shape.y_dtype, in.linear.shape.t * in.linear.shape.n)),
+        workspace_(SharedWorkspace(device)) {
+    const LinearCase& c = in.linear.shape;
+    args_ = {.x = x_.data(),
+             .packed = in.weight(),
+             .bias = c.bias ? bias_.data() : nullptr,
+             .residual = c.residual ? residual_.data() : nullptr,
+             .y = y_.data(),
+             .gated = c.gated,
+             .t = c.t,
+             .n = c.n,
+             .k = c.k,
+             .dtype = c.dtype,
+             .weight_dtype = c.dtype,
+             .y_dtype = c.y_dtype,
+             .workspace = workspace_.data(),
+             .workspace_bytes = workspace_.bytes()};
+    args_.packed.values = values_.data();
+    args_.packed.scales = scales_.data();
+    if (!in.zeros.empty()) args_.packed.zeros = zeros_.data();
+    if (!in.group_of_step.empty()) args_.packed.group_of_step = steps_.data();
+  }
+
+  LinearArgs& args() { return args_; }
+  LinearWorkspace workspace() const { return SplitLinearWorkspace(args_); }
+  cudaStream_t stream() const { return device_.stream().cuda; }
+  std::vector<float> Read() { return y_.Read(); }
+
+ private:
+  // One for all cases: poisoned at first, then full of what earlier cases left.
+  static const DeviceBytes& SharedWorkspace(OpDevice& device) {
+    static const auto* workspace = new DeviceBytes(device.Workspace(
+        LinearWorkspaceBytes(Device::kCuda, kSmCount, kMaxT, kMaxN, kMaxK, true, false)));
+    return *workspace;
+  }
+
+  OpDevice& device_;
+  DeviceArray<uint8_t> values_, zeros_;
+  DeviceArray<uint16_t> scales_, steps_;
+  FloatArray x_, bias_, residual_, y_;
+  const DeviceBytes& workspace_;
+  LinearArgs args_;
+};
+
+// y of one (token, output), in double, and what the kernel may be off by.
+//
+// Weights are (q - zero) * scale rounded to the dtype. bf16 reaches that through two steps, which
+// miss the nearest value once in about 2^8 weights, by 2^-8 of it: a random walk of 2^-12 times the
+// norm of the terms, here allowed eight times that. Sums in fp32 err by 2^-24 a step of the sum of
+// magnitudes at most, in practice over a few hundred steps. The output rounds once.
+class Reference {
+ public:
+  explicit Reference(const PackedInputs& in)
+      : in_(in), w_(RoundedTo(in.linear.shape.dtype, in.linear.w)) {}
+
+  void Expect(const std::vector<float>& y, int64_t token, int64_t output, int& bad) const {
+    const LinearCase& c = in_.linear.shape;
+    const Sum sum = c.gated ? Gate(Dot(token, output), Dot(token, c.n + output))
+                            : Plain(Dot(token, output), token, output);
+    const double half_ulp = c.y_dtype == DType::kBf16  ? 0x1p-8
+                            : c.y_dtype == DType::kF16 ? 0x1p-11
+                                                       : 0x1p-24;
+    const double tolerance = sum.error + half_ulp * (std::abs(sum.value) + sum.error) + 1e-7;
+    const double have = y[static_cast<size_t>(token * c.n + output)];
+    if (std::abs(have - sum.value) <= tolerance) return;
+    if (++bad <= 3)
+      ADD_FAILURE() << "token " << token << " output " << output << ": " << have << ", expected "
+                    << sum.value << " +- " << tolerance;
+  }
+
+ private:
+  struct Sum {
+    double value = 0, error = 0;
+  };
+
+  Sum Dot(int64_t token, int64_t row) const {
+    const LinearCase& c = in_.linear.shape;
+    double value = 0, magnitude = 0, square = 0;
+    for (int64_t j = 0; j < c.k; ++j) {
+      const double term = static_cast<double>(in_.linear.x[static_cast<size_t>(token * c.k + j)]) *
+                          w_[static_cast<size_t>(row * c.k + j)];
+      value += term;
+      magnitude += std::abs(term);
+      square += term * term;
+    }
+    const double weights = c.dtype == DType::kBf16 ? 0x1p-9 * std::sqrt(square) : 0;
+    return {.value = value, .error = weights + 256 * 0x1p-24 * magnitude};
+  }
+
+  Sum Plain(Sum sum, int64_t token, int64_t output) const {
+    const LinearCase& c = in_.linear.shape;
+    if (c.bias) sum.value += in_.linear.bias[static_cast<size_t>(output)];
+    if (c.residual) sum.value += in_.linear.residual[static_cast<size_t>(token * c.n + output)];
+    return sum;
+  }
+
+  static Sum Gate(const Sum& gate, const Sum& up) {
+    const double silu = gate.value / (1 + std::exp(-gate.value));
+    constexpr double kMaxSlope = 1.1;  // of silu
+    return {.value = silu * up.value,
+            .error = kMaxSlope * gate.error * (std::abs(up.value) + up.error) +
+                     std::abs(silu) * up.error + 0x1p-20 * std::abs(silu * up.value)};
+  }
+
+  const PackedInputs& in_;
+  const std::vector<float> w_;
+};
+
+// All outputs of small cases; of others the last token and output and 1500 at random.
+void ExpectOutputs(const PackedInputs& in, const std::vector<float>& y) {
+  const LinearCase& c = in.linear.shape;
+  const Reference reference(in);
+  int bad = 0;
+  constexpr int64_t kAllTerms = 12'000'000;
+  const auto nan = std::count_if(y.begin(), y.end(), [](float v) { return std::isnan(v); });
+  EXPECT_EQ(nan, 0) << "of " << y.size() << " outputs";
+  if (c.t * c.n * c.k <= kAllTerms) {
+    for (int64_t token = 0; token < c.t; ++token)
+      for (int64_t output = 0; output < c.n; ++output) reference.Expect(y, token, output, bad);
+  } else {
+    SeededRandom random(3);
+    reference.Expect(y, c.t - 1, c.n - 1, bad);
+    for (int i = 0; i < 1500; ++i) reference.Expect(y, random.Below(c.t), random.Below(c.n), bad);
+  }
+  EXPECT_EQ(bad, 0);
+}
+
+class PackedGemmGpu : public testing::GpuOpTest {
+ protected:
+  static PackedCase Case(LinearCase linear, int bits, int64_t group, bool zeros = false,
+                         DType dtype = DType::kBf16) {
+    linear.y_dtype =
+        linear.y_dtype == DType::kF32 && linear.dtype != DType::kF32 ? DType::kF32 : dtype;
+    linear.dtype = linear.weight_dtype = dtype;
+    return {.linear = linear, .bits = bits, .group = group, .zeros = zeros};
+  }
+  static ::testing::Message Named(const PackedCase& c) {
+    const LinearCase& l = c.linear;
+    return ::testing::Message() << "bits=" << c.bits << " t=" << l.t << " n=" << l.n << " k=" << l.k
+                                << " group=" << c.group << (c.zeros ? " zeros" : "")
+                                << (c.ragged ? " ragged" : "") << (l.gated ? " gated" : "")
+                                << (l.bias ? " bias" : "") << (l.residual ? " residual" : "") << " "
+                                << Name(l.dtype) << " to " << Name(l.y_dtype);
+  }
+  void ExpectMatches(const PackedCase& c) {
+    SCOPED_TRACE(Named(c));
+    const PackedInputs in = RandomPacked(c, 11);
+    OnDevice on(gpu(), in);
+    ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream()));
+    ExpectOutputs(in, on.Read());
+  }
+};
+
+TEST_F(PackedGemmGpu, MatchesTheReferenceForEveryRowCount) {
+  for (const int64_t t : {1, 17, 31, 33, 64, 65, 128, 257, 1000})
+    for (const int bits : {4, 8})
+      for (const DType dtype : {DType::kBf16, DType::kF16})
+        ExpectMatches(Case({t, 264, 416}, bits, t % 2 == 0 ? 32 : 64, t % 3 == 0, dtype));
+}
+
+TEST_F(PackedGemmGpu, EveryTileMatchesWithWholeAndSharedTiles) {
+  for (const PackedTile tile : kPackedTiles)
+    for (const int bits : {4, 8})
+      for (const int blocks : {1, 3, 100})
+        for (const bool gated : {false, true}) {
+          const PackedCase c = Case({.t = 300, .n = 400, .k = 896, .gated = gated}, bits, 128,
+                                    bits == 4, gated ? DType::kF16 : DType::kBf16);
+          SCOPED_TRACE(Named(c) << " rows=" << tile.rows << " tokens=" << tile.tokens
+                                << " blocks=" << blocks);
+          const PackedInputs in = RandomPacked(c, 5);
+          OnDevice on(gpu(), in);
+          const PackedGemmPlan plan = PlanPackedTile(
+              blocks, {.bits = bits, .t = c.linear.t, .rows = on.args().packed.n, .k = c.linear.k},
+              tile, on.workspace().library_bytes);
+          const absl::Status status =
+              LaunchPackedGemmByPlan(on.args(), plan, on.workspace(), on.stream());
+          if (status.code() == absl::StatusCode::kUnimplemented) GTEST_SKIP() << status.message();
+          ASSERT_OK(status);
+          ExpectOutputs(in, on.Read());
+        }
+}
+
+TEST_F(PackedGemmGpu, GroupsOfEverySizeMatch) {
+  for (const int64_t k : {416, 896, 3584})
+    for (const int64_t group : {int64_t{32}, int64_t{64}, int64_t{128}, int64_t{384}, kWhole})
+      for (const int bits : {4, 8})
+        for (const bool zeros : {false, true})
+          ExpectMatches(
+              Case({33, 200, k}, bits, group, zeros, group == 64 ? DType::kF16 : DType::kBf16));
+}
+
+TEST_F(PackedGemmGpu, RaggedGroupsMatch) {
+  for (const int64_t t : {40, 200})
+    for (const int bits : {4, 8}) {
+      PackedCase c = Case({t, 200, 1264}, bits, 128, true);
+      c.ragged = true;
+      c.groups = 13;
+      ExpectMatches(c);
+    }
+}
+
+TEST_F(PackedGemmGpu, FusesGateBiasAndResidual) {
+  for (const int64_t t : {18, 63, 300})
+    for (const int bits : {4, 8})
+      for (const DType dtype : {DType::kBf16, DType::kF16}) {
+        ExpectMatches(Case({.t = t, .n = 136, .k = 416, .gated = true}, bits, 32, true, dtype));
+        ExpectMatches(Case({.t = t, .n = 136, .k = 416, .bias = true}, bits, 32, true, dtype));
+        ExpectMatches(Case({.t = t, .n = 136, .k = 416, .bias = true, .residual = true}, bits, 32,
+                           false, dtype));
+      }
+}
+
+TEST_F(PackedGemmGpu, WritesF32Outputs) {
+  for (const int64_t t : {20, 300}) {
+    const LinearCase wide = {.t = t, .n = 264, .k = 416, .dtype = DType::kBf16};
+    LinearCase fused = wide, gated = wide;
+    fused.bias = fused.residual = true;
+    gated.gated = true;
+    for (const LinearCase& c : {wide, fused, gated}) ExpectMatches(Case(c, 4, 128, true));
+  }
+}
+
+TEST_F(PackedGemmGpu, OutputsThatEndInsideTilesMatch) {
+  for (const int64_t n : {8, 120, 136, 184, 200, 1048})
+    for (const int64_t t : {17, 70}) ExpectMatches(Case({t, n, 256}, 4, 128));
+}
+
+TEST_F(PackedGemmGpu, RepeatsBitForBit) {
+  for (const int64_t t : {64, 257}) {
+    const PackedInputs in = RandomPacked(Case({t, 1040, 3584}, 4, 128, true), 2);
+    std::vector<std::vector<float>> results;
+    for (int run = 0; run < 3; ++run) {
+      OnDevice on(gpu(), in);
+      for (int again = 0; again < 20; ++again)
+        ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream()));
+      results.push_back(on.Read());
+    }
+    EXPECT_EQ(results[0], results[1]);
+    EXPECT_EQ(results[0], results[2]);
+  }
+}
+
+TEST_F(PackedGemmGpu, PartsMatchTheReference) {
+  for (const int bits : {4, 8})
+    for (const bool gated : {false, true}) {
+      const PackedCase c =
+          Case({.t = 40, .n = 200, .k = 416, .gated = gated, .bias = !gated}, bits, 32, true);
+      SCOPED_TRACE(Named(c));
+      const PackedInputs in = RandomPacked(c, 5);
+      OnDevice on(gpu(), in);
+      LinearWorkspace small = on.workspace();
+      small.library_bytes = int64_t{1} << 17;  // several parts
+      ASSERT_OK(LaunchPackedGemmByParts(on.args(), small, on.stream()));
+      if (!gated) ExpectOutputs(in, on.Read());
+    }
+}
+
+TEST_F(PackedGemmGpu, OtherShapesAreInvalid) {
+  const PackedInputs in = RandomPacked(Case({20, 64, 128}, 4, 128), 1);
+  OnDevice on(gpu(), in);
+  const auto code_with = [&](auto change) {
+    LinearArgs args = on.args();
+    change(args);
+    return LaunchPackedGemm(args, on.workspace(), on.stream()).code();
+  };
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_EQ(code_with([](LinearArgs& a) { a.packed.bits = 3; }), kInvalid);
+  EXPECT_EQ(code_with([](LinearArgs& a) { a.packed.group = 48; }), kInvalid);
+  EXPECT_EQ(code_with([](LinearArgs& a) { a.packed.k = 64; }), kInvalid);
+  EXPECT_EQ(code_with([](LinearArgs& a) { a.n = 56; }), kInvalid);
+  LinearWorkspace none = on.workspace();
+  none.library_bytes = 1024;
+  EXPECT_THAT(LaunchPackedGemmByParts(on.args(), none, on.stream()), StatusIs(kInvalid, _));
+  EXPECT_EQ(code_with([](LinearArgs& a) { a.dtype = DType::kF32; }),
+            absl::StatusCode::kUnimplemented);
+}
+
+}  // namespace
+}  // namespace tessera
