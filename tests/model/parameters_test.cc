@@ -58,9 +58,8 @@ TEST(LayerWeightBytes, IsTwiceTheParametersInBf16) {
 }
 
 // At 8 bits and one group a column: rows of whole 64 bytes, two bytes of scale a row. Linear rows:
-// 96
-// + 8 of attention, 4 * (32 + 8) of the experts, 48 + 8 shared, none longer than 64. Norms, router
-// and gate stay in BF16.
+// 96 + 8 of attention, 4 * (32 + 8) of the experts, 48 + 8 shared, none longer than 64. Norms,
+// router and gate stay in BF16.
 TEST(LayerWeightBytes, QuantizesLinearLayersOnly) {
   ModelConfig config = RoutedConfig();
   config.quant = {QuantMethod::kGptq, 8, -1, true};
