@@ -109,7 +109,11 @@ int RunBench(const Flags& flags, const Environment& environment) {
 
 Command BenchCommand() {
   std::vector<FlagSpec> flags = {
-      {.name = "model", .value = "NAME", .help = "A loaded model", .fallback = "required"},
+      {.name = "model",
+       .kind = FlagKind::kText,
+       .value = "NAME",
+       .help = "A loaded model",
+       .fallback = "required"},
       {.name = "inputs",
        .kind = FlagKind::kIntList,
        .value = "TOKENS",

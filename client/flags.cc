@@ -13,6 +13,7 @@
 #include <absl/strings/str_replace.h>
 #include <absl/strings/str_split.h>
 
+#include "client/text_file.h"
 #include "common/check.h"
 #include "common/status_macros.h"
 
@@ -50,6 +51,8 @@ std::string RangeOf(const FlagSpec& spec) {
       return FloatRange(spec);
     case FlagKind::kString:
       return absl::StrCat("one of ", absl::StrJoin(absl::StrSplit(spec.choices, '|'), ", "));
+    case FlagKind::kText:
+      return "UTF-8 text";
     case FlagKind::kIntList:
       return "32-bit integers separated by commas";
     case FlagKind::kSwitch:
@@ -100,6 +103,9 @@ absl::StatusOr<Flags::Value> Flags::Convert(const FlagSpec& spec, absl::string_v
       if (!any && std::find(allowed.begin(), allowed.end(), text) == allowed.end()) return refused;
       return Value(std::string(text));
     }
+    case FlagKind::kText:
+      RETURN_IF_ERROR(CheckUtf8(Spelled(spec), text));
+      return Value(std::string(text));
     case FlagKind::kInt:
     case FlagKind::kBytes: {
       int64_t value = 0;

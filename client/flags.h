@@ -18,7 +18,8 @@ namespace tessera {
 
 enum class FlagKind : uint8_t {
   kSwitch,   // takes no value
-  kString,   // any text, or one of `choices`
+  kString,   // any bytes, or one of `choices`
+  kText,     // UTF-8, as requests carry it
   kInt,      // in [min, max]
   kUint,     // in [0, 2^64)
   kFloat,    // finite, in [low, high], or (low, high] with `low_open`; fits an fp32

@@ -38,7 +38,6 @@ absl::Status SetPrompt(const Flags& flags, v1::GenerateRequest& request) {
   if (const auto ids = flags.IntList("prompt-ids"))
     request.mutable_token_ids()->mutable_ids()->Assign(ids->begin(), ids->end());
   if (const auto text = flags.String("prompt")) {
-    RETURN_IF_ERROR(CheckUtf8("--prompt", *text));
     request.set_text(*text);
   }
   if (const auto file = flags.String("prompt-file")) {
@@ -46,7 +45,6 @@ absl::Status SetPrompt(const Flags& flags, v1::GenerateRequest& request) {
     request.set_text(text);
   }
   if (const auto text = flags.String("chat")) {
-    RETURN_IF_ERROR(CheckUtf8("--chat", *text));
     AddMessage(*request.mutable_chat(), "user", *text);
   }
   return absl::OkStatus();
@@ -56,11 +54,9 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const Flags& flags) {
   v1::GenerateRequest request;
   const auto model = flags.String("model");
   if (!model) return absl::InvalidArgumentError("--model is missing");
-  RETURN_IF_ERROR(CheckUtf8("--model", *model));
   request.set_model(*model);
   RETURN_IF_ERROR(SetPrompt(flags, request));
   ApplySamplingFlags(flags, request);
-  for (const std::string& stop : request.stop()) RETURN_IF_ERROR(CheckUtf8("--stop", stop));
   request.set_choices(static_cast<int32_t>(flags.Int("n").value_or(1)));
   if (const auto top = flags.Int("logprobs")) {
     request.set_want_logprobs(true);
@@ -172,8 +168,6 @@ int RunChatCommand(const Flags& flags, const Environment& environment) {
   v1::GenerateRequest request;
   const auto model = flags.String("model");
   if (!model) return FailUsage("--model is missing");
-  if (const absl::Status utf8 = CheckUtf8Flags(flags, {"model", "system", "stop"}); !utf8.ok())
-    return FailInput(utf8);
   request.set_model(*model);
   ApplySamplingFlags(flags, request);
   const absl::StatusOr<Connection> connection = Connection::Open(flags, environment);
@@ -211,16 +205,26 @@ int RunChatCommand(const Flags& flags, const Environment& environment) {
 
 Command GenerateCommand() {
   std::vector<FlagSpec> flags = {
-      {.name = "model", .value = "NAME", .help = "A loaded model", .fallback = "required"},
+      {.name = "model",
+       .kind = FlagKind::kText,
+       .value = "NAME",
+       .help = "A loaded model",
+       .fallback = "required"},
       {.name = "prompt-ids",
        .kind = FlagKind::kIntList,
        .value = "IDS",
        .help = "Prompt as token ids, separated by commas"},
-      {.name = "prompt", .value = "TEXT", .help = "Prompt as text, continued as it is"},
+      {.name = "prompt",
+       .kind = FlagKind::kText,
+       .value = "TEXT",
+       .help = "Prompt as text, continued as it is"},
       {.name = "prompt-file",
        .value = "FILE",
        .help = "Prompt is the text of FILE, which may be a pipe; - is standard input"},
-      {.name = "chat", .value = "TEXT", .help = "A user's message, put into the chat template"},
+      {.name = "chat",
+       .kind = FlagKind::kText,
+       .value = "TEXT",
+       .help = "A user's message, put into the chat template"},
       {.name = "n",
        .kind = FlagKind::kInt,
        .value = "CHOICES",
@@ -254,8 +258,16 @@ Command GenerateCommand() {
 
 Command ChatCommand() {
   std::vector<FlagSpec> flags = {
-      {.name = "model", .value = "NAME", .help = "A loaded model", .fallback = "required"},
-      {.name = "system", .value = "TEXT", .help = "System message", .fallback = "the template's"},
+      {.name = "model",
+       .kind = FlagKind::kText,
+       .value = "NAME",
+       .help = "A loaded model",
+       .fallback = "required"},
+      {.name = "system",
+       .kind = FlagKind::kText,
+       .value = "TEXT",
+       .help = "System message",
+       .fallback = "the template's"},
   };
   Append(flags, SamplingFlags());
   Append(flags, ConnectionFlags("3600"));

@@ -39,7 +39,6 @@ std::string Resolve(const std::string& dir) {
 absl::StatusOr<v1::LoadModelRequest> MakeRequest(const Flags& flags) {
   const auto model = flags.String("model");
   if (!model) return absl::InvalidArgumentError("--model is missing");
-  RETURN_IF_ERROR(CheckUtf8Flags(flags, {"model", "chat-template"}));
   const size_t equals = model->find('=');
   const std::string dir = equals == std::string::npos ? *model : model->substr(equals + 1);
   const std::string name = equals == std::string::npos ? BaseName(dir) : model->substr(0, equals);
@@ -136,8 +135,6 @@ int RunLoad(const Flags& flags, const Environment& environment) {
 int RunUnload(const Flags& flags, const Environment& environment) {
   const auto model = flags.String("model");
   if (!model) return FailUsage("--model is missing");
-  if (const absl::Status utf8 = CheckUtf8Flags(flags, {"model"}); !utf8.ok())
-    return FailInput(utf8);
   const absl::StatusOr<Connection> connection = Connection::Open(flags, environment);
   if (!connection.ok()) return FailInput(connection.status());
   v1::UnloadModelRequest request;
@@ -155,6 +152,7 @@ int RunUnload(const Flags& flags, const Environment& environment) {
 Command LoadCommand() {
   std::vector<FlagSpec> flags = {
       {.name = "model",
+       .kind = FlagKind::kText,
        .value = "NAME=DIR",
        .help =
            "Name for requests and checkpoint directory, or a named model; NAME= may be left out",
@@ -167,6 +165,7 @@ Command LoadCommand() {
                   .fallback = "auto",
                   .choices = "auto|dummy"},
                  {.name = "chat-template",
+                  .kind = FlagKind::kText,
                   .value = "NAME",
                   .help = "A built-in chat template",
                   .fallback = "recognised from the model"},
@@ -182,8 +181,11 @@ Command LoadCommand() {
 }
 
 Command UnloadCommand() {
-  std::vector<FlagSpec> flags = {
-      {.name = "model", .value = "NAME", .help = "A loaded model", .fallback = "required"}};
+  std::vector<FlagSpec> flags = {{.name = "model",
+                                  .kind = FlagKind::kText,
+                                  .value = "NAME",
+                                  .help = "A loaded model",
+                                  .fallback = "required"}};
   Append(flags, ConnectionFlags("300"));
   return {.name = "unload",
           .summary = "End a model's streams and free its ranks",

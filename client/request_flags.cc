@@ -2,9 +2,6 @@
 
 #include <absl/strings/str_cat.h>
 
-#include "client/text_file.h"
-#include "common/status_macros.h"
-
 namespace tessera {
 
 void Append(std::vector<FlagSpec>& flags, const std::vector<FlagSpec>& more) {
@@ -79,6 +76,7 @@ std::vector<FlagSpec> SamplingFlags() {
        .help = "Go on past end-of-text tokens",
        .fallback = "off"},
       {.name = "stop",
+       .kind = FlagKind::kText,
        .value = "TEXT",
        .help = "End where the answer contains TEXT, which is left out",
        .fallback = "none"},
@@ -105,22 +103,6 @@ void ApplySamplingFlags(const Flags& flags, v1::GenerateRequest& request) {
   if (const auto v = flags.String("stop")) request.add_stop(*v);
   if (const auto v = flags.IntList("stop-ids"))
     request.mutable_stop_ids()->Assign(v->begin(), v->end());
-}
-
-absl::Status CheckUtf8Flags(const Flags& flags, std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    if (const auto text = flags.String(name)) {
-      RETURN_IF_ERROR(CheckUtf8(absl::StrCat("--", name), *text));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckUtf8(absl::string_view flag, absl::string_view text) {
-  const size_t valid = ValidUtf8Prefix(text);
-  if (valid == text.size()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(flag, ": byte ", valid, " of ", text.size(), " does not continue UTF-8 text"));
 }
 
 }  // namespace tessera

@@ -1,7 +1,6 @@
 // The flags that describe a generation, and the request they make.
 #pragma once
 
-#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -22,12 +21,5 @@ void ApplySamplingFlags(const Flags& flags, v1::GenerateRequest& request);
 
 // Appends `more` to `flags`.
 void Append(std::vector<FlagSpec>& flags, const std::vector<FlagSpec>& more);
-
-// Checks that a command-line argument is UTF-8, which protobuf's strings must be.
-// kInvalidArgument: names the flag and the byte.
-absl::Status CheckUtf8(absl::string_view flag, absl::string_view text);
-
-// The same of the flags of these names that were given.
-absl::Status CheckUtf8Flags(const Flags& flags, std::initializer_list<const char*> names);
 
 }  // namespace tessera

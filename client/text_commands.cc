@@ -22,15 +22,11 @@ absl::StatusOr<std::string> TextOf(const Flags& flags) {
   if (flags.Given("text") == flags.Given("text-file"))
     return absl::InvalidArgumentError("want one of --text and --text-file");
   if (const auto file = flags.String("text-file")) return ReadTextFile(*file);
-  const std::string text = *flags.String("text");
-  RETURN_IF_ERROR(CheckUtf8("--text", text));
-  return text;
+  return *flags.String("text");
 }
 
 int RunTokenize(const Flags& flags, const Environment& environment) {
   if (!flags.Given("model")) return FailUsage("--model is missing");
-  if (const absl::Status utf8 = CheckUtf8Flags(flags, {"model"}); !utf8.ok())
-    return FailInput(utf8);
   const absl::StatusOr<std::string> text = TextOf(flags);
   if (!text.ok()) return FailInput(text.status());
   const absl::StatusOr<Connection> connection = Connection::Open(flags, environment);
@@ -63,8 +59,6 @@ int RunTokenize(const Flags& flags, const Environment& environment) {
 
 int RunDetokenize(const Flags& flags, const Environment& environment) {
   if (!flags.Given("model")) return FailUsage("--model is missing");
-  if (const absl::Status utf8 = CheckUtf8Flags(flags, {"model"}); !utf8.ok())
-    return FailInput(utf8);
   const auto ids = flags.IntList("ids");
   if (!ids) return FailUsage("--ids is missing");
   const absl::StatusOr<Connection> connection = Connection::Open(flags, environment);
@@ -92,8 +86,12 @@ int RunDetokenize(const Flags& flags, const Environment& environment) {
 
 Command TokenizeCommand() {
   std::vector<FlagSpec> flags = {
-      {.name = "model", .value = "NAME", .help = "A loaded model", .fallback = "required"},
-      {.name = "text", .value = "TEXT", .help = "The text"},
+      {.name = "model",
+       .kind = FlagKind::kText,
+       .value = "NAME",
+       .help = "A loaded model",
+       .fallback = "required"},
+      {.name = "text", .kind = FlagKind::kText, .value = "TEXT", .help = "The text"},
       {.name = "text-file",
        .value = "FILE",
        .help = "The text is that of FILE, which may be a pipe; - is standard input"},
@@ -119,7 +117,11 @@ Command TokenizeCommand() {
 
 Command DetokenizeCommand() {
   std::vector<FlagSpec> flags = {
-      {.name = "model", .value = "NAME", .help = "A loaded model", .fallback = "required"},
+      {.name = "model",
+       .kind = FlagKind::kText,
+       .value = "NAME",
+       .help = "A loaded model",
+       .fallback = "required"},
       {.name = "ids",
        .kind = FlagKind::kIntList,
        .value = "IDS",

@@ -88,13 +88,16 @@ size_t ValidUtf8Prefix(absl::string_view text) {
   return at;
 }
 
+absl::Status CheckUtf8(absl::string_view what, absl::string_view text) {
+  const size_t valid = ValidUtf8Prefix(text);
+  if (valid == text.size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, ": byte ", valid, " of ", text.size(), " does not continue UTF-8 text"));
+}
+
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadBytes(path));
-  const size_t valid = ValidUtf8Prefix(text);
-  if (valid < text.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": byte ", valid, " of ", text.size(), " does not continue UTF-8 text"));
-  }
+  RETURN_IF_ERROR(CheckUtf8(path, text));
   return text;
 }
 

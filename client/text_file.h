@@ -21,4 +21,8 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 // Number of leading bytes of `text` that are whole, well-formed UTF-8 characters (RFC 3629).
 size_t ValidUtf8Prefix(absl::string_view text);
 
+// That `text` is UTF-8, which protobuf's strings must be. kInvalidArgument: names `what` and the
+// byte.
+absl::Status CheckUtf8(absl::string_view what, absl::string_view text);
+
 }  // namespace tessera

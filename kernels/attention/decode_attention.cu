@@ -18,13 +18,7 @@ namespace {
 
 DecodeParams ParamsOf(const PagedAttentionArgs& a, const DecodeLayout& layout) {
   DecodeParams p{};
-  p.kv = {a.k_cache,
-          a.v_cache,
-          a.block_table,
-          static_cast<int32_t>(a.g),
-          static_cast<int32_t>(a.block_size),
-          static_cast<int32_t>(a.max_blocks),
-          static_cast<int32_t>(a.blocks)};
+  p.kv = PagedKvOf(a);
   p.qkv = a.qkv;
   p.k_cache = a.k_cache;
   p.v_cache = a.v_cache;

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels/attention/paged_attention.h"
+
 namespace tessera {
 
 // Tokens that a warp looks up and loads together; divides every block size.
@@ -13,6 +15,16 @@ struct PagedKv {
   const int32_t* block_table;
   int32_t kv_heads, block_size, max_blocks, blocks;
 };
+
+inline PagedKv PagedKvOf(const PagedAttentionArgs& a) {
+  return {a.k_cache,
+          a.v_cache,
+          a.block_table,
+          static_cast<int32_t>(a.g),
+          static_cast<int32_t>(a.block_size),
+          static_cast<int32_t>(a.max_blocks),
+          static_cast<int32_t>(a.blocks)};
+}
 
 // The place of the 16 tokens from `token` (a multiple of 16) of a sequence, as a count of 16-token
 // runs from the cache's start; table entries outside the cache are clamped into it.

@@ -13,6 +13,7 @@
 #include "kernels/device/launch.cuh"
 #include "kernels/device/tensor_map.h"
 #include "kernels/device/visit_dtype.cuh"
+#include "kernels/runtime/current_gpu.h"
 
 namespace tessera {
 namespace {
@@ -194,25 +195,6 @@ __global__ void __launch_bounds__(PrefillPlan<kE>::kThreads, 1)
   }
 }
 
-struct Gpu {
-  bool is_sm90 = false;
-  int sm_count = 0;
-};
-// Asked once per process: its devices are of one kind.
-const Gpu& CurrentGpu() {
-  static const Gpu gpu = [] {
-    Gpu found;
-    int device = 0, major = 0, minor = 0;
-    if (cudaGetDevice(&device) != cudaSuccess) return found;
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    cudaDeviceGetAttribute(&found.sm_count, cudaDevAttrMultiProcessorCount, device);
-    found.is_sm90 = major == 9 && minor == 0 && found.sm_count > 0;
-    return found;
-  }();
-  return gpu;
-}
-
 // On long contexts blocks drift apart, and what they share should still be in L2 when the last
 // comes. So heads are taken in sections of about 32 MB of keys and values, or one head if it has
 // more (64/8, 128k tokens: 600 TFLOP/s instead of 530, H200).
@@ -252,7 +234,7 @@ absl::Status Launch(const PagedAttentionArgs& a, const Stream& stream) {
 
 bool ServesPrefillSm90(const PagedAttentionArgs& a) {
   // Without a sequence there is no cache to map; TMA's coordinates are 32-bit.
-  return CurrentGpu().is_sm90 && (a.e == 64 || a.e == 128) && a.s > a.decode_sequences &&
+  return CurrentGpu().is_sm90() && (a.e == 64 || a.e == 128) && a.s > a.decode_sequences &&
          a.blocks > 0 && a.blocks * a.g * a.block_size <= INT32_MAX;
 }
 

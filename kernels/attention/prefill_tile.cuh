@@ -46,13 +46,7 @@ struct PrefillParams {
 
 inline PrefillParams PrefillParamsOf(const PagedAttentionArgs& a) {
   PrefillParams p{};
-  p.kv = {a.k_cache,
-          a.v_cache,
-          a.block_table,
-          static_cast<int32_t>(a.g),
-          static_cast<int32_t>(a.block_size),
-          static_cast<int32_t>(a.max_blocks),
-          static_cast<int32_t>(a.blocks)};
+  p.kv = PagedKvOf(a);
   p.q = a.q;
   p.out = a.out;
   p.seq_slot = a.seq_slot;

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/runtime/cuda_status.h"
+#include "kernels/runtime/current_gpu.h"
 
 namespace tessera {
 
@@ -33,18 +34,8 @@ struct LaunchShape {
   cudaStream_t stream = nullptr;
 };
 
-// True when the current device can overlap launches (sm_90 and later). Asked once per process: its
-// devices are of one kind.
-inline bool CanLaunchDependent() {
-  static const bool can = [] {
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-               cudaSuccess &&
-           major >= 9;
-  }();
-  return can;
-}
+// True when the current device can overlap launches (sm_90 and later).
+inline bool CanLaunchDependent() { return CurrentGpu().major >= 9; }
 
 // Enqueues `kernel`, whose blocks may start before the kernel ahead of it has finished. kInternal:
 // the launch was refused; the message starts with `what`.

@@ -7,6 +7,7 @@
 #include "kernels/device/mma.cuh"
 #include "kernels/device/visit_dtype.cuh"
 #include "kernels/device/weight_stream.cuh"
+#include "kernels/gemm/epilogue.cuh"
 #include "kernels/gemm/gemv.h"
 #include "kernels/gemm/gemv_norm.cuh"
 #include "kernels/gemm/gemv_stages.cuh"
@@ -14,18 +15,6 @@
 namespace tessera {
 namespace gemv {
 namespace {
-
-__device__ __forceinline__ float Silu(float v) { return v / (1.f + __expf(-v)); }
-
-// What one thread adds to a sum: bias and residual of output n of row `row`.
-template <typename T>
-__device__ __forceinline__ float Addend(const LinearArgs& a, int row, int64_t n) {
-  float sum = 0;
-  if (a.bias != nullptr) sum += static_cast<float>(static_cast<const T*>(a.bias)[n]);
-  if (a.residual != nullptr)
-    sum += static_cast<float>(static_cast<const T*>(a.residual)[row * a.n + n]);
-  return sum;
-}
 
 // Outputs of a group of passes as work items, dealt to the block's threads from `thread` on.
 struct Items {
@@ -62,11 +51,7 @@ __device__ __forceinline__ void WriteOutputs(const LinearArgs& a, const Items& i
     if (a.gated) sum = Silu(sum) * up;
     const int64_t n = items.out.first + column;
     sum += i == items.thread ? addend : Addend<T>(a, row, n);
-    if (a.y_dtype == DType::kF32) {
-      static_cast<float*>(a.y)[row * a.n + n] = sum;
-    } else {
-      static_cast<T*>(a.y)[row * a.n + n] = FromFloat<T>(sum);
-    }
+    StoreOutput<T>(a, row, n, sum);
   }
 }
 

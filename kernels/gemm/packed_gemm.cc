@@ -12,29 +12,10 @@
 #include "kernels/gemm/elementwise.h"
 #include "kernels/gemm/packed_expand.h"
 #include "kernels/gemm/packed_gemm_sm90.h"
+#include "kernels/runtime/current_gpu.h"
 
 namespace tessera {
 namespace {
-
-struct Gpu {
-  bool is_sm90 = false;
-  int sm_count = 0;
-};
-// Asked once per process: its devices are of one kind.
-const Gpu& CurrentGpu() {
-  static const Gpu gpu = [] {
-    Gpu found;
-    int device = 0, major = 0, minor = 0;
-    if (cudaGetDevice(&device) != cudaSuccess) return found;
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    cudaDeviceGetAttribute(&found.sm_count, cudaDevAttrMultiProcessorCount, device);
-    found.sm_count = std::min(found.sm_count, kPackedMaxBlocks);
-    found.is_sm90 = major == 9 && minor == 0 && found.sm_count > 0;
-    return found;
-  }();
-  return gpu;
-}
 
 int64_t RowsOfW(const LinearArgs& a) { return (a.gated ? 2 : 1) * a.n; }
 
@@ -167,11 +148,11 @@ absl::Status LaunchPackedGemmByPlan(const LinearArgs& a, const PackedGemmPlan& p
 absl::Status LaunchPackedGemm(const LinearArgs& a, const LinearWorkspace& workspace,
                               cudaStream_t stream) {
   RETURN_IF_ERROR(Check(a));
-  const Gpu& gpu = CurrentGpu();
-  if (!gpu.is_sm90 || a.n % 8 != 0) return LaunchPackedGemmByParts(a, workspace, stream);
-  const PackedGemmPlan plan =
-      PlanPackedGemm(gpu.sm_count, {.bits = a.packed.bits, .t = a.t, .rows = a.packed.n, .k = a.k},
-                     workspace.library_bytes);
+  const GpuIdentity& gpu = CurrentGpu();
+  if (!gpu.is_sm90() || a.n % 8 != 0) return LaunchPackedGemmByParts(a, workspace, stream);
+  const PackedGemmPlan plan = PlanPackedGemm(
+      std::min(gpu.sm_count, kPackedMaxBlocks),
+      {.bits = a.packed.bits, .t = a.t, .rows = a.packed.n, .k = a.k}, workspace.library_bytes);
   return LaunchPackedGemmByPlan(a, plan, workspace, stream);
 }
 

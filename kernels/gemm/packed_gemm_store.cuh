@@ -6,6 +6,7 @@
 #include "kernels/device/barrier.cuh"
 #include "kernels/device/mma.cuh"
 #include "kernels/device/visit_dtype.cuh"
+#include "kernels/gemm/epilogue.cuh"
 #include "kernels/gemm/packed_gemm_load.cuh"
 #include "kernels/gemm/packed_gemm_walk.cuh"
 
@@ -154,7 +155,6 @@ class OutputTile {
   __device__ __forceinline__ void StoreWide(int64_t row, int64_t token, float v) const {
     if (token < p_.t && row < p_.n) static_cast<float*>(p_.y)[token * p_.n + row] = v;
   }
-  static __device__ __forceinline__ float Silu(float v) { return v / (1.f + __expf(-v)); }
 
   const PackedGemmParams& p_;
   const int lane_;
