@@ -1,15 +1,17 @@
 // Times LinearCuda over packed weights on the projections of Qwen2 and Llama models:
-// packed_gemm_bench [group...]
+// packed_gemm_bench [--match SHAPE] [group...]
 //   m1      t = 1 on every projection, 4 and 8 bits, groups of 128, with cuBLASLt bf16 beside
 //   rows    t = 1 to 16, and 32 and 64, one shape of each size, with cuBLASLt bf16 beside
 //   formats zero points, groups of 32, 64 and a column, f16, on one shape of each size
 //   chain   a token's linear layers of a model, one after the other, t = 1, 8 and 16
-// No argument means all of them. Bytes are those of values, scales and zeros.
+// No group means all of them; --match keeps the shapes, or the chain's models, with SHAPE in their
+// name. Bytes are those of values, scales and zeros.
 #include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
 
+#include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 
 #include "benchmarks/kernels/bench_util.h"
@@ -91,6 +93,9 @@ struct Bench {
   char* weights;  // kPoolBytes, rotated over
   char* inputs;   // activations, biases, norm weights
   char* scratch;  // outputs, then the workspace
+  std::string match;
+
+  bool Wanted(const std::string& name) const { return absl::StrContains(name, match); }
 };
 
 LinearArgs ArgsFor(const Bench& b, const Shape& s, const Format& f, int64_t t, const char* w) {
@@ -127,6 +132,7 @@ std::string Describe(const Shape& s, const Format& f, int64_t t) {
 }
 
 absl::Status TimePacked(const Bench& b, const Shape& s, const Format& f, int64_t t) {
+  if (!b.Wanted(s.name)) return absl::OkStatus();
   const int64_t bytes = BufferBytes(s, f);
   const int buffers = RotationCount(b.gpu, bytes, kPoolBytes);
   ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, buffers, [&](int i) {
@@ -143,6 +149,7 @@ absl::Status TimePacked(const Bench& b, const Shape& s, const Format& f, int64_t
 
 // The bare product of the library with bf16 weights, with nothing fused.
 absl::Status TimeLibrary(const Bench& b, const Shape& s, int64_t t) {
+  if (!b.Wanted(s.name)) return absl::OkStatus();
   const int64_t bytes = s.rows() * s.k * 2;
   const int buffers = RotationCount(b.gpu, bytes, kPoolBytes);
   ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, buffers, [&](int i) {
@@ -167,6 +174,7 @@ absl::Status TimeLibrary(const Bench& b, const Shape& s, int64_t t) {
 // `layers` times the four projections, each with weights of its own.
 absl::Status TimeChain(const Bench& b, const std::string& model, int layers, const Format& f,
                        int64_t t) {
+  if (!b.Wanted(model)) return absl::OkStatus();
   double bytes = 0;
   std::vector<LinearArgs> ops;
   int64_t at = 0;
@@ -230,8 +238,12 @@ absl::Status RunGroup(const Bench& b, const std::string& group) {
 }
 
 absl::Status Main(std::vector<std::string> groups) {
-  if (groups.empty()) groups = {"m1", "rows", "formats", "chain"};
   Bench b = {};
+  if (groups.size() >= 2 && groups[0] == "--match") {
+    b.match = groups[1];
+    groups.erase(groups.begin(), groups.begin() + 2);
+  }
+  if (groups.empty()) groups = {"m1", "rows", "formats", "chain"};
   ASSIGN_OR_RETURN(b.gpu, OpenBenchGpu());
   ASSIGN_OR_RETURN(b.weights, AllocateNoise(b.gpu, kPoolBytes, DType::kBf16));
   ASSIGN_OR_RETURN(b.inputs, AllocateNoise(b.gpu, kScratchBytes, DType::kBf16));

@@ -1,4 +1,4 @@
-// TMA maps of row-major matrices of 16-bit floats, for CopyBox (barrier.cuh). Host only.
+// TMA maps of row-major matrices, for CopyBox (barrier.cuh). Host only.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,21 @@
 
 namespace tessera {
 
-// Maps `base`, device, [rows, columns] of `dtype` (kBf16 or kF16), in boxes of box_rows rows (at
-// most 256) and one panel of 64 columns, written to shared memory with the 128-byte swizzle of
-// wgmma.cuh. What a box holds beyond the matrix reads as 0. base is aligned to 16 bytes, columns a
-// multiple of 8. kInternal, starting with `what`: the driver refuses, or is too old.
-inline absl::Status MapPanels(const char* what, const void* base, int64_t rows, int64_t columns,
-                              int box_rows, DType dtype, CUtensorMap* map) {
+// What a map describes: `base`, device, aligned to 16 bytes, [rows, columns] elements, rows
+// `row_bytes` (a multiple of 16) apart, in boxes of [box_rows, box_columns] (at most 256 each); or
+// `planes` of these, plane_bytes apart, a box being of one.
+struct TensorMapShape {
+  CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_UINT8;
+  const void* base = nullptr;
+  int64_t rows = 0, columns = 0, row_bytes = 0;
+  int64_t planes = 0, plane_bytes = 0;  // 0: a matrix, copied by its two coordinates
+  int64_t box_rows = 0, box_columns = 0;
+  CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_NONE;
+};
+
+// What a box holds beyond the matrix reads as 0. kInternal, starting with `what`: the driver
+// refuses, or is too old.
+inline absl::Status MapTensor(const char* what, const TensorMapShape& s, CUtensorMap* map) {
   using Encode = decltype(&cuTensorMapEncodeTiled);
   // Found in the driver once per process.
   static const Encode encode = [] {
@@ -31,20 +40,38 @@ inline absl::Status MapPanels(const char* what, const void* base, int64_t rows, 
   }();
   if (encode == nullptr)
     return absl::InternalError(absl::StrCat(what, ": the driver has no cuTensorMapEncodeTiled"));
-  constexpr cuuint32_t kPanelColumns = 64;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(columns) * 2};
-  const cuuint32_t box[] = {kPanelColumns, static_cast<cuuint32_t>(box_rows)}, steps[] = {1, 1};
-  const CUresult result = encode(
-      map,
-      dtype == DType::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-      const_cast<void*>(base), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(s.columns), static_cast<cuuint64_t>(s.rows),
+                              static_cast<cuuint64_t>(s.planes)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(s.row_bytes),
+                                static_cast<cuuint64_t>(s.plane_bytes)};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(s.box_columns),
+                            static_cast<cuuint32_t>(s.box_rows), 1};
+  const cuuint32_t steps[] = {1, 1, 1};
+  const CUresult result =
+      encode(map, s.type, s.planes > 0 ? 3 : 2, const_cast<void*>(s.base), sizes, strides, box, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, s.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(what, ": no tensor map of ", rows, " rows of ", columns,
-                                          " elements: CUDA driver error ",
+  return absl::InternalError(absl::StrCat(what, ": no tensor map of ", s.rows, " rows of ",
+                                          s.columns, " elements: CUDA driver error ",
                                           static_cast<int>(result)));
+}
+
+// Maps [rows, columns] of `dtype` (kBf16 or kF16), columns a multiple of 8, in boxes of one panel
+// of 64 columns, written to shared memory with the 128-byte swizzle of wgmma.cuh.
+inline absl::Status MapPanels(const char* what, const void* base, int64_t rows, int64_t columns,
+                              int box_rows, DType dtype, CUtensorMap* map) {
+  return MapTensor(what,
+                   {.type = dtype == DType::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                  : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                    .base = base,
+                    .rows = rows,
+                    .columns = columns,
+                    .row_bytes = columns * 2,
+                    .box_rows = box_rows,
+                    .box_columns = 64,
+                    .swizzle = CU_TENSOR_MAP_SWIZZLE_128B},
+                   map);
 }
 
 }  // namespace tessera

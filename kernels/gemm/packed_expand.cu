@@ -33,11 +33,10 @@ __global__ void PackedExpandKernel(PackedWeight w, int64_t first_row, int64_t ro
   LetNextStart();
   WaitForPrevious();
   const int64_t steps = w.k / kPackedStep, count = rows * steps * 4;
-  const int64_t row_bytes = PackedRowBytes(w.bits, w.k);
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * kThreads) {
     const int64_t row = i / (steps * 4), step = i / 4 % steps, lane = i % 4;
-    const auto* values = static_cast<const uint8_t*>(w.values) + (first_row + row) * row_bytes;
+    const auto* values = static_cast<const uint8_t*>(w.values) + PackedRowAt(w.bits, w.k, first_row + row);
     const int64_t group = GroupOf(w, step);
     const float scale =
         __half2float(static_cast<const __half*>(w.scales)[group * w.n + first_row + row]);

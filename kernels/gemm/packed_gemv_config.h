@@ -9,15 +9,24 @@
 namespace tessera {
 
 inline constexpr int kPackedGemvMaxRows = 16;  // rows of x
-inline constexpr int kPackedGemvMaxTiles = 8;  // of 8 rows of w in a pass
-// The most warps of a block for t rows: more than 8 rows take more than 128 registers a thread.
-constexpr int PackedGemvWarps(int64_t t) { return t > 8 ? 8 : 16; }
-inline constexpr int kPackedGemvMaxStages = 16;
+inline constexpr int kPackedGemvMaxStages = 8;
+
+// How a kernel is compiled. Small leaves a multiprocessor's registers and shared memory for blocks
+// of the next two kernels, which load while this one ends. Wide takes more than 8 rows of x.
+enum class PackedGemvForm { kSmall, kLarge, kWide };
+// Blocks of a multiprocessor, and warps of each that multiply, beside the one that loads: as many
+// as the registers of a thread, 80 or with kWide 128, allow.
+constexpr int PackedGemvResident(PackedGemvForm form) {
+  return form == PackedGemvForm::kSmall ? 3 : 1;
+}
+constexpr int PackedGemvMaxWarps(PackedGemvForm form) {
+  return form == PackedGemvForm::kSmall ? 7 : form == PackedGemvForm::kLarge ? 23 : 15;
+}
+inline constexpr int kPackedGemvMaxPairs = 3;  // of tiles of 8 rows of w in a strip
 
 struct PackedGemvProblem {
-  int64_t t = 0, n = 0, k = 0;  // as in LinearArgs; t in [1, kPackedGemvMaxRows], n even, k of 16
-  bool gated = false;
-  bool normed = false;  // inside the kernel, which keeps x in shared memory whole
+  int64_t t = 0, n = 0, k = 0;  // as in LinearArgs; t in [1, kPackedGemvMaxRows], n of 8, k of 16
+  bool gated = false, normed = false;
   int bits = 4;
   int64_t group = 0;  // as in PackedWeight
   bool ragged = false;
@@ -27,32 +36,37 @@ struct PackedGemvProblem {
 // How many steps of 16 k share a row of scales: a whole block of 64 bytes, two, or one.
 enum class PackedSegment { kBlock, kTwoSteps, kStep };
 
-struct PackedGemvPlan {
-  PackedSegment segment = PackedSegment::kBlock;
-  int warps = 0;
-  int tiles = 0;        // of a pass, 8 rows of w each; gated: gate and up in turn
-  int stages = 0;       // of a warp's ring
-  int stage_bytes = 0;  // weights, scales, zeros and streamed x of 64 bytes of each row
-  int scale_offset = 0, zero_offset = 0, x_offset = 0;  // in a stage
-  int blocks = 0;                                       // block b computes the b-th run of outputs:
-  int block_pairs = 0, larger_blocks = 0;               // so many pairs, the first ones one more
-  int passes = 0;                                       // parts of a block's outputs
-  int pass_outputs = 0;                                 // of a part but the last; even
-  int64_t pass_bytes = 0;                               // of w between the same rows of two parts
-  int group = 1;                                        // passes between two barriers
-  int row_floats = 0, up_floats = 0;  // of a group's partial sums, and where a gate's up sums lie
-  int buffers = 2;                    // of partial sums
-  bool x_resident = false;            // x lies in shared memory whole, normalised there
-  int x_stride = 0;                   // bytes between rows of x in shared memory
-  uint32_t scale_stride = 0, zero_stride = 0;    // bytes between groups
-  int chunks = 0;                                // 64-byte blocks of a row of w
-  uint32_t chunks_a_group = 1, group_magic = 0;  // chunk / chunks_a_group, by multiplication
-  int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
+// Where pair i of tiles lies: its first tile at i * step, the other `odd` behind.
+struct PackedPairs {
+  int step = 0, odd = 0;
 };
 
-// Where a normed x is normalised: in the kernel when all of it fits beside the ring; otherwise
-// before it, by RmsNorm into the workspace.
-bool PackedGemvNormsInside(int64_t t, int64_t k);
+// A block computes a run of outputs, in tiles of 8. The rows of w for them are cut into strips. A
+// stage is `warps` chunks of k, one for each warp, of every row of a strip.
+struct PackedGemvPlan {
+  PackedGemvForm form = PackedGemvForm::kSmall;
+  PackedSegment segment = PackedSegment::kBlock;
+  int warps = 0;
+  int blocks = 0;
+  int block_tiles = 0, larger_blocks = 0;  // tiles of outputs, the first blocks one more
+  int strips = 0, strip_tiles = 0;         // of a block; of outputs in a strip but the last
+  // Pairs of tiles of w in a strip: 2 i and 2 i + 1 or, gated, i of gate and of up.
+  int pairs = 0;
+  int chunks = 0;  // 64-byte blocks of a row of w
+  int rounds = 0;  // stages of a strip
+  int stages = 0;  // of the block's ring
+  int stage_bytes = 0, scale_offset = 0, zero_offset = 0;
+  int chunk_rows = 1;                            // rows of scales and zeros of a chunk that differ
+  int scale_row_bytes = 0, zero_row_bytes = 0;   // of one part: all there is or, gated, gate or up
+  PackedPairs weight_at, scale_at, zero_at;      // bytes in a stage
+  PackedPairs sum_at;                            // floats in a row of partial sums
+  uint32_t chunks_a_group = 1, group_magic = 0;  // chunk / chunks_a_group, by multiplication
+  int x_stride = 0;                              // bytes between rows of x in shared memory
+  int norm_bytes = 0;                            // of the norm's weight there
+  int group = 1;                                 // strips between two barriers
+  int row_floats = 0;                            // of a strip's partial sums for a row of x
+  int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
+};
 
 PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& problem);
 

@@ -1,249 +1,181 @@
-// What a warp of the packed few-row kernel (packed_gemv.cuh) does with a stage, and what a block
-// does with its warps' sums.
+// What a warp of the packed few-row kernel (packed_gemv.cuh) does with a chunk of a stage.
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
+
+#include <cuda_fp16.h>
 
 #include "kernels/device/mma.cuh"
 #include "kernels/device/unpack.cuh"
-#include "kernels/device/visit_dtype.cuh"
-#include "kernels/device/weight_stream.cuh"
-#include "kernels/gemm/epilogue.cuh"
 #include "kernels/gemm/packed_gemv_stages.cuh"
 
 namespace tessera {
 namespace packed_gemv {
 
-constexpr int kMaxPairs = kPackedGemvMaxTiles / 2;
-
-// Sums of a pass: of pair i of tiles, eight rows of x (two of them when wide), the lane's elements
-// as in d of mma m16n8k16: rows of w lane / 4 of either tile, rows of x lane % 4 * 2 and the next.
+// A warp's sums of a strip. w is the 16-row operand, a pair of tiles, and x the 8 columns (twice
+// when wide): the lane's elements of a pair are, as in d of mma m16n8k16, rows of w lane / 4 of
+// either tile by rows of x lane % 4 * 2 and the next.
 template <bool kWide>
-using Totals = float[kMaxPairs][kWide ? 2 : 1][4];
+struct StripSums {
+  static constexpr int kPairs = kPackedGemvMaxPairs, kRuns = kWide ? 2 : 1;
+  float at[kPairs][kRuns][4] = {};
 
-// Where a warp finds a stage's parts.
-struct StageView {
-  uint32_t weights, scales, zeros;  // zeros 0: none
-  uint32_t x, x_high;  // this lane's ldmatrix rows: of x's first eight rows, and of the others
-  int tiles;
-  int even_zero, odd_zero;  // bytes from a tile's zeros to this lane's row, even and odd tiles
+  // Writes them to `to`, [t][row_floats].
+  __device__ __forceinline__ void Store(float* to, int t, const PackedGemvPlan& plan) const {
+    const int lane = LaneIndex();
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r)
+#pragma unroll
+      for (int column = 0; column < 2; ++column) {
+        const int row = r * 8 + lane % 4 * 2 + column;
+        if (row >= t) continue;
+        float* place = to + row * plan.row_floats + lane / 4;
+#pragma unroll
+        for (int pair = 0; pair < kPairs; ++pair) {
+          if (pair >= plan.pairs) break;
+          place[0] = at[pair][r][column];
+          place[plan.sum_at.odd] = at[pair][r][2 + column];
+          place += plan.sum_at.step;
+        }
+      }
+  }
 };
 
-// The zero point of this lane's row of tile q.
-template <int kBits>
-__device__ __forceinline__ uint32_t ZeroPoint(const StageView& s, int segment, int q) {
-  if (s.zeros == 0) return 1u << (kBits - 1);
-  const uint32_t byte = LoadShared1(s.zeros + (segment * s.tiles + q) * kZeroTileBytes +
-                                    (q & 1 ? s.odd_zero : s.even_zero));
-  if (kBits == 8) return byte;
-  return byte >> (threadIdx.x / 4 % 2 * 4) & 0xf;
-}
+// Where a lane finds its parts of a chunk in shared memory.
+struct ChunkView {
+  uint32_t weights, scales, zeros;  // of the first pair's first tile
+  int odd_zeros;                    // from a pair's first tile's zeros to its second's
+  uint32_t x;                       // ldmatrix row of the chunk's first step
+};
 
-// The B fragments of a stage's x, of its rows 0 to 7 and, when wide, 8 to 15.
-template <int kSteps, bool kWide>
-__device__ __forceinline__ void LoadX(const StageView& stage,
-                                      uint32_t (&x)[kWide ? 2 : 1][kSteps][2]) {
+// The B fragments of a chunk's steps of 16 k: rows 0 to 7 of x and, when wide, 8 to 15, which lie
+// `high` bytes behind.
+template <int kSteps, int kRuns>
+__device__ __forceinline__ void LoadX(uint32_t at, int high, uint32_t (&x)[kRuns][kSteps][2]) {
 #pragma unroll
-  for (int r = 0; r < (kWide ? 2 : 1); ++r)
+  for (int r = 0; r < kRuns; ++r)
 #pragma unroll
     for (int s = 0; s < kSteps; s += 2) {
       uint32_t both[4];
-      LoadMatrices((r == 0 ? stage.x : stage.x_high) + s * 32, both);
+      LoadMatrices(at + r * high + s * 32, both);
       x[r][s][0] = both[0], x[r][s][1] = both[1];
       x[r][s + 1][0] = both[2], x[r][s + 1][1] = both[3];
     }
 }
 
-// This lane's words of tiles 2 * pair and the next; the last pair may lack its second tile, whose
-// sums are then not stored.
-struct PairView {
-  __device__ PairView(const StageView& stage, int pair)
-      : q0(2 * pair), q1(min(2 * pair + 1, stage.tiles - 1)) {
-    const int lane = threadIdx.x % kWarp;
-    const uint4 low = LoadShared16(stage.weights + q0 * kTileBytes + lane * 16);
-    const uint4 high = LoadShared16(stage.weights + q1 * kTileBytes + lane * 16);
-    low_words[0] = low.x, low_words[1] = low.y, low_words[2] = low.z, low_words[3] = low.w;
-    high_words[0] = high.x, high_words[1] = high.y, high_words[2] = high.z, high_words[3] = high.w;
-  }
-  __device__ __forceinline__ float2 Scales(const StageView& stage, int segment) const {
-    const uint32_t at =
-        stage.scales + segment * stage.tiles * kScaleTileBytes + threadIdx.x % kWarp / 4 * 2;
-    return {__half2float(__ushort_as_half(LoadShared2(at + q0 * kScaleTileBytes))),
-            __half2float(__ushort_as_half(LoadShared2(at + q1 * kScaleTileBytes)))};
-  }
-  int q0, q1;
-  uint32_t low_words[4], high_words[4];
-};
+// Multiplies chunks, with what stays the same for all of them.
+template <int kBits, PackedSegment kSegment, bool kWide>
+class ChunkProduct {
+  static constexpr int kSteps = static_cast<int>(PackedBlock(kBits) / kPackedStep);
+  static constexpr int kSegmentSteps = kSegment == PackedSegment::kBlock      ? kSteps
+                                       : kSegment == PackedSegment::kTwoSteps ? 2
+                                                                              : 1;
+  static constexpr int kSegments = kSteps / kSegmentSteps;
+  static constexpr int kStepsAWord = 8 / kBits;
+  static constexpr int kRuns = kWide ? 2 : 1;
+  static constexpr int kChains = kWide || kSegmentSteps == 1 ? 1 : 2;  // of products
+  static constexpr int kZeroBytes = kTileRows * kBits / 8;             // of a tile
 
-// sums += the product of step `step`'s integers, as they come from the unpackers, and x.
-template <typename T, int kBits, int kRuns, int kSteps, typename Unpack>
-__device__ __forceinline__ void MultiplyStep(const PairView& pair, int step, const Unpack& low,
-                                             const Unpack& high,
-                                             const uint32_t (&x)[kRuns][kSteps][2],
-                                             float (&sums)[kRuns][4]) {
-  constexpr int kStepsAWord = 8 / kBits;
-  uint32_t a02[kStepsAWord][2], a13[kStepsAWord][2];  // a step of the word that is not used is free
-  low(pair.low_words[step / kStepsAWord], a02);
-  high(pair.high_words[step / kStepsAWord], a13);
-  const int at = step % kStepsAWord;
-#pragma unroll
-  for (int r = 0; r < kRuns; ++r)
-    MultiplyAdd<T>(sums[r], {a02[at][0], a13[at][0], a02[at][1], a13[at][1]}, x[r][step][0],
-                   x[r][step][1]);
-}
+ public:
+  // x, f16, lies at `xs` in shared memory. Rows past t repeat row 0: what they give is not used.
+  __device__ ChunkProduct(const Params& p, uint32_t xs)
+      : plan_(p.plan),
+        zeros_(p.plan.zero_row_bytes > 0),
+        up_tiles_(p.args.gated ? static_cast<int>(p.args.n) / kTileRows : 0) {
+    const int t = static_cast<int>(p.args.t), row = LaneIndex() % 8;
+    x_ = xs + (row < t ? row : 0) * plan_.x_stride + LaneIndex() / 8 * 16;
+    high_ = ((row + 8 < t ? row + 8 : 0) - (row < t ? row : 0)) * plan_.x_stride;
+  }
 
-// Adds a stage's products to `totals`. w is the 16-row operand, two tiles at once, so that up to
-// eight rows of x cost one product; integers times x are summed per segment and scaled in fp32.
-// Here a stage has one scale a row. Zero point and the unpacker's offset come off through the sums
-// of x, made by one product with ones. `refill`, called with a pair that is done with, may
-// overwrite this lane's words of it.
-template <typename T, int kBits, bool kWide, typename Refill>
-__device__ __forceinline__ void MultiplyBlock(const StageView& stage, const Refill& refill,
-                                              Totals<kWide>& totals) {
-  constexpr int kSteps = static_cast<int>(PackedBlock(kBits) / kPackedStep);
-  constexpr int kRuns = kWide ? 2 : 1;
-  constexpr uint32_t kOnes = std::is_same_v<T, __half> ? 0x3c003c00u : 0x3f803f80u;
-  using Unpack = OffsetUnpacker<T, kBits>;
-  constexpr float kDefault = (1 << (kBits - 1)) + Unpack::kOffset;
-  uint32_t x[kRuns][kSteps][2];
-  LoadX<kSteps, kWide>(stage, x);
-  float x_sums[2][kRuns][4] = {};  // of even and odd steps
-  if (kDefault != 0 || stage.zeros != 0) {
+  // Chunk `chunk` of x and w, the warp's of the stage at `stage`, from tile `tile` of w on; its
+  // scales begin in row `scale_row` of the stage's.
+  __device__ __forceinline__ ChunkView View(uint32_t stage, int chunk, int tile,
+                                            int scale_row) const {
+    const int zeros = tile * kZeroBytes % 16;
+    const int up_zeros = (tile + up_tiles_) * kZeroBytes % 16;
+    return {.weights = stage + threadIdx.x * 16,
+            .scales = stage + plan_.scale_offset + scale_row * plan_.scale_row_bytes +
+                      LaneIndex() / 4 * 2,
+            .zeros = stage + plan_.zero_offset + scale_row * plan_.zero_row_bytes + zeros +
+                     LaneIndex() / 4 * kBits / 8,
+            .odd_zeros = plan_.zero_at.odd + (up_tiles_ > 0 ? up_zeros - zeros : 0),
+            .x = x_ + chunk * (kSteps * static_cast<int>(kPackedStep) * 2)};
+  }
+
+  // Adds a chunk's products to `sums`: integers less zero points times x on the tensor cores,
+  // segment by segment, then the scale in fp32.
+  __device__ __forceinline__ void Add(ChunkView at, StripSums<kWide>& sums) const {
+    uint32_t x[kRuns][kSteps][2];
+    LoadX(at.x, high_, x);
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s)
+    for (int pair = 0; pair < StripSums<kWide>::kPairs; ++pair) {
+      if (pair >= plan_.pairs) break;
+      const uint4 low = LoadShared16(at.weights);
+      const uint4 high = LoadShared16(at.weights + plan_.weight_at.odd);
+      const uint32_t low_words[4] = {low.x, low.y, low.z, low.w};
+      const uint32_t high_words[4] = {high.x, high.y, high.z, high.w};
+#pragma unroll
+      for (int segment = 0; segment < kSegments; ++segment) {
+        // Two segments may share a row.
+        const int row = kSegment == PackedSegment::kTwoSteps && plan_.chunk_rows < kSegments
+                            ? segment / 2
+                            : segment;
+        const uint32_t scales = at.scales + row * plan_.scale_row_bytes;
+        const uint32_t zeros = at.zeros + row * plan_.zero_row_bytes;
+        const float scale[2] = {Scale(scales), Scale(scales + plan_.scale_at.odd)};
+        float products[kChains][kRuns][4] = {};
+        MultiplySegment(low_words, high_words, segment, Unpacker<kBits>(Zero(zeros)),
+                        Unpacker<kBits>(Zero(zeros + at.odd_zeros)), x, products);
+#pragma unroll
+        for (int r = 0; r < kRuns; ++r)
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            float sum = products[0][r][j];
+            if (kChains > 1) sum += products[kChains - 1][r][j];
+            sums.at[pair][r][j] += scale[j / 2] * sum;
+          }
+      }
+      at.weights += plan_.weight_at.step;
+      at.scales += plan_.scale_at.step;
+      at.zeros += plan_.zero_at.step;
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ void MultiplySegment(
+      const uint32_t (&low_words)[4], const uint32_t (&high_words)[4], int segment,
+      const Unpacker<kBits>& unpack_low, const Unpacker<kBits>& unpack_high,
+      const uint32_t (&x)[kRuns][kSteps][2], float (&products)[kChains][kRuns][4]) {
+#pragma unroll
+    for (int i = 0; i < kSegmentSteps; ++i) {
+      const int step = segment * kSegmentSteps + i;
+      uint32_t low[kStepsAWord][2], high[kStepsAWord][2];  // a step that is not used costs nothing
+      unpack_low(low_words[step / kStepsAWord], low);
+      unpack_high(high_words[step / kStepsAWord], high);
+      const int at = step % kStepsAWord;
 #pragma unroll
       for (int r = 0; r < kRuns; ++r)
-        MultiplyAdd<T>(x_sums[s % 2][r], {kOnes, kOnes, kOnes, kOnes}, x[r][s][0], x[r][s][1]);
-  }
-#pragma unroll
-  for (int i = 0; i < kMaxPairs; ++i) {
-    if (2 * i >= stage.tiles) break;
-    const PairView pair(stage, i);
-    float offsets[2] = {kDefault, kDefault};
-    if (stage.zeros != 0) {
-      offsets[0] = static_cast<float>(ZeroPoint<kBits>(stage, 0, pair.q0)) + Unpack::kOffset;
-      offsets[1] = static_cast<float>(ZeroPoint<kBits>(stage, 0, pair.q1)) + Unpack::kOffset;
+        MultiplyAdd<__half>(products[i % kChains][r],
+                            {low[at][0], high[at][0], low[at][1], high[at][1]}, x[r][step][0],
+                            x[r][step][1]);
     }
-    const float2 scales = pair.Scales(stage, 0);
-    float sums[2][kRuns][4] = {};
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s)
-      MultiplyStep<T, kBits, kRuns, kSteps>(pair, s, Unpack(), Unpack(), x, sums[s % 2]);
-    refill(i);
-#pragma unroll
-    for (int r = 0; r < kRuns; ++r)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float x_sum = x_sums[0][r][j % 2] + x_sums[1][r][j % 2];
-        const float sum = sums[0][r][j] + sums[1][r][j] - offsets[j / 2] * x_sum;
-        totals[i][r][j] += (j < 2 ? scales.x : scales.y) * sum;
-      }
   }
-}
 
-// The same for stages with a scale for every kSegmentSteps steps; zero points come off the
-// integers.
-template <typename T, int kBits, int kSegmentSteps, bool kWide, typename Refill>
-__device__ __forceinline__ void MultiplySegments(const StageView& stage, const Refill& refill,
-                                                 Totals<kWide>& totals) {
-  constexpr int kSteps = static_cast<int>(PackedBlock(kBits) / kPackedStep);
-  constexpr int kRuns = kWide ? 2 : 1;
-  uint32_t x[kRuns][kSteps][2];
-  LoadX<kSteps, kWide>(stage, x);
-#pragma unroll
-  for (int i = 0; i < kMaxPairs; ++i) {
-    if (2 * i >= stage.tiles) break;
-    const PairView pair(stage, i);
-#pragma unroll
-    for (int segment = 0; segment < kSteps / kSegmentSteps; ++segment) {
-      const Unpacker<T, kBits> low(ZeroPoint<kBits>(stage, segment, pair.q0));
-      const Unpacker<T, kBits> high(ZeroPoint<kBits>(stage, segment, pair.q1));
-      const float2 scales = pair.Scales(stage, segment);
-      float sums[kRuns][4] = {};
-#pragma unroll
-      for (int s = 0; s < kSegmentSteps; ++s)
-        MultiplyStep<T, kBits, kRuns, kSteps>(pair, segment * kSegmentSteps + s, low, high, x,
-                                              sums);
-#pragma unroll
-      for (int r = 0; r < kRuns; ++r)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) totals[i][r][j] += (j < 2 ? scales.x : scales.y) * sums[r][j];
-    }
-    refill(i);
+  static __device__ __forceinline__ float Scale(uint32_t at) {
+    return __half2float(__ushort_as_half(LoadShared2(at)));
   }
-}
-
-template <typename T, int kBits, PackedSegment kSegment, bool kWide, typename Refill>
-__device__ __forceinline__ void MultiplyStage(const StageView& stage, const Refill& refill,
-                                              Totals<kWide>& totals) {
-  if constexpr (kSegment == PackedSegment::kBlock) {
-    MultiplyBlock<T, kBits, kWide>(stage, refill, totals);
-  } else {
-    MultiplySegments<T, kBits, kSegment == PackedSegment::kTwoSteps ? 2 : 1, kWide>(stage, refill,
-                                                                                    totals);
+  __device__ __forceinline__ uint32_t Zero(uint32_t at) const {
+    if (!zeros_) return 1u << (kBits - 1);
+    const uint32_t byte = LoadShared1(at);
+    return kBits == 8 ? byte : byte >> (LaneIndex() / 4 % 2 * 4) & 0xf;
   }
-}
 
-// Puts a warp's sums of a pass at `mine`, [t][row_floats], whole tiles.
-template <bool kWide>
-__device__ __forceinline__ void StoreSums(const PackedGemvPlan& plan, const TileMap& map, int t,
-                                          const Totals<kWide>& totals, float* mine) {
-  const int lane = threadIdx.x % kWarp;
-  const int odd = map.odd_outputs + plan.up_floats;
-#pragma unroll
-  for (int r = 0; r < (kWide ? 2 : 1); ++r)
-#pragma unroll
-    for (int column = 0; column < 2; ++column) {
-      const int row = r * 8 + lane % 4 * 2 + column;
-      if (row >= t) continue;
-      float* at = mine + row * plan.row_floats + lane / 4;
-#pragma unroll
-      for (int pair = 0; pair < kMaxPairs; ++pair) {
-        if (2 * pair >= plan.tiles) break;
-        at[0] = totals[pair][r][column];
-        if (2 * pair + 1 < plan.tiles) at[odd] = totals[pair][r][2 + column];
-        at += map.two_outputs;
-      }
-    }
-}
-
-// Outputs of a group of passes as work items, dealt to the block's threads from `thread` on.
-struct Items {
-  __device__ Items(int first_output, int last_output, int t, int rotation)
-      : first(first_output),
-        width(last_output - first_output),
-        count(width * t),
-        thread(static_cast<int>((threadIdx.x + rotation * kWarp) % blockDim.x)) {}
-  __device__ __forceinline__ int row(int item) const { return item < width ? 0 : item / width; }
-  __device__ __forceinline__ int column(int item) const {
-    return item < width ? item : item % width;
-  }
-  int first, width, count, thread;
+  const PackedGemvPlan& plan_;
+  const bool zeros_;
+  const int up_tiles_;  // gated: tiles of w ahead of up's
+  uint32_t x_;          // the lane's ldmatrix row of x's first eight rows
+  int high_;            // from there to its row of the others
 };
-
-// Adds the warps' partial sums in warp order and writes the outputs. `addend` belongs to the
-// thread's first item.
-template <typename T>
-__device__ __forceinline__ void WriteOutputs(const LinearArgs& a, const PackedGemvPlan& plan,
-                                             const Items& items, const float* partials,
-                                             float addend) {
-  const int t = static_cast<int>(a.t);
-  for (int i = items.thread; i < items.count; i += static_cast<int>(blockDim.x)) {
-    const int row = items.row(i), column = items.column(i);
-    float sum = 0, up = 0;
-#pragma unroll 8
-    for (int w = 0; w < plan.warps; ++w) {
-      const float* at = partials + (w * t + row) * plan.row_floats + column;
-      sum += at[0];
-      if (a.gated) up += at[plan.up_floats];
-    }
-    if (a.gated) sum = Silu(sum) * up;
-    const int64_t n = items.first + column;
-    sum += i == items.thread ? addend : Addend<T>(a, row, n);
-    StoreOutput<T>(a, row, n, sum);
-  }
-}
 
 }  // namespace packed_gemv
 }  // namespace tessera

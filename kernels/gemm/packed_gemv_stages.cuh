@@ -1,9 +1,12 @@
-// How the packed few-row kernel (packed_gemv.cuh) brings weights, scales, zeros and x to a warp's
-// ring of stages.
+// How the packed few-row kernel (packed_gemv.cuh) cuts its work, and how stages of it come to
+// shared memory.
 #pragma once
 
 #include <cstdint>
 
+#include <cuda.h>
+
+#include "kernels/device/barrier.cuh"
 #include "kernels/device/launch.cuh"
 #include "kernels/device/reduce.cuh"
 #include "kernels/device/weight_stream.cuh"
@@ -13,200 +16,229 @@
 namespace tessera {
 namespace packed_gemv {
 
-constexpr int kTileRows = 8;
-constexpr int kTileBytes = kTileRows * static_cast<int>(kPackedBlockBytes);
-constexpr int kScaleTileBytes = 16, kZeroTileBytes = 16;
+constexpr int kTileRows = static_cast<int>(kPackedTileRows);
+constexpr int kTileBytes = static_cast<int>(kPackedTileBytes);
+constexpr int kMultiplyBarrier = 1;  // of the warps that multiply
 
 struct Params {
   LinearArgs args;
   PackedGemvPlan plan;
+  CUtensorMap values, scales, zeros;  // sm_90 and later
 };
 
-// The outputs of this block, [first, last), and of its passes; all ends are even.
-struct BlockRange {
-  __device__ explicit BlockRange(const PackedGemvPlan& plan) {
-    const int b = static_cast<int>(blockIdx.x), extra = static_cast<int>(plan.larger_blocks);
-    const int pairs = static_cast<int>(plan.block_pairs);
-    first = 2 * (b * pairs + min(b, extra));
-    last = first + 2 * (pairs + (b < extra ? 1 : 0));
-  }
-  __device__ __forceinline__ int pass_first(const PackedGemvPlan& plan, int pass) const {
-    return min(first + pass * plan.pass_outputs, last);
+// What a block computes: tiles of outputs [first, last).
+struct BlockWork {
+  __device__ explicit BlockWork(const PackedGemvPlan& plan) {
+    const int block = static_cast<int>(blockIdx.x);
+    first = block * plan.block_tiles + min(block, plan.larger_blocks);
+    last = first + plan.block_tiles + (block < plan.larger_blocks ? 1 : 0);
   }
   int first, last;
 };
 
-// Where tile q of a pass lies: its first output in the pass, and its first row of w after the
-// pass's first output. Tiles of a gated product are gate and up in turn.
-struct TileMap {
-  __device__ explicit TileMap(const LinearArgs& a)
-      : odd_outputs(a.gated ? 0 : kTileRows),
-        two_outputs(a.gated ? kTileRows : 2 * kTileRows),
-        odd_rows(a.gated ? static_cast<int>(a.n) : kTileRows) {}
-  __device__ __forceinline__ int output(int q) const {
-    return (q & 1) * odd_outputs + (q >> 1) * two_outputs;
-  }
-  __device__ __forceinline__ int row(int q) const {
-    return (q & 1) * odd_rows + (q >> 1) * two_outputs;
-  }
-  int odd_outputs, two_outputs, odd_rows;
-};
+__device__ __forceinline__ int LaneIndex() { return static_cast<int>(threadIdx.x) % kWarp; }
 
-// Copies a warp's stages, one 64-byte block of each row of a pass: weights by the lanes that feed
-// them to the tensor cores (row lane / 4 of each tile, piece lane % 4), scales and zeros by any.
-// A stage: [tiles][8 rows][64 bytes], scales f16 [segments][tiles][8], zeros [segments][tiles][16
-// bytes, from the 4-byte word of the tile's first], x [t][x_stride bytes].
-template <typename T, int kBits, PackedSegment kSegment>
-class StageLoader {
-  static constexpr unsigned kScaleValid = 0x100, kZeroValid = 0x200;
-  static constexpr int kBlock = static_cast<int>(PackedBlock(kBits));
-  static constexpr int kSteps = kBlock / static_cast<int>(kPackedStep);
-  static constexpr int kSegments = kSegment == PackedSegment::kBlock      ? 1
-                                   : kSegment == PackedSegment::kTwoSteps ? kSteps / 2
-                                                                          : kSteps;
+// The row of scales of a chunk's row `row` (PackedGemvPlan::chunk_rows). `steps` is group_of_step.
+template <PackedSegment kSegment>
+__device__ __forceinline__ int ScaleRow(const Params& p, int chunk, int row,
+                                        const uint16_t* steps) {
+  if constexpr (kSegment == PackedSegment::kBlock) {
+    return static_cast<int>(p.plan.chunks_a_group == 1 ? chunk
+                                                       : __umulhi(chunk, p.plan.group_magic));
+  } else if constexpr (kSegment == PackedSegment::kTwoSteps) {
+    return chunk * p.plan.chunk_rows + row;
+  } else {
+    const int step = chunk * p.plan.chunk_rows + row;
+    return step < static_cast<int>(p.args.k / kPackedStep) ? steps[step] : 0;
+  }
+}
 
+// The rows of scales of a stage's chunks: one after the other from the first chunk's first; ragged,
+// all of them, chunk by chunk.
+template <PackedSegment kSegment>
+__device__ __forceinline__ int PlaceOfScaleRow(const Params& p, int stage_chunk, int chunk) {
+  if constexpr (kSegment == PackedSegment::kBlock)
+    return ScaleRow<kSegment>(p, chunk, 0, nullptr) -
+           ScaleRow<kSegment>(p, stage_chunk, 0, nullptr);
+  return (chunk - stage_chunk) * p.plan.chunk_rows;
+}
+
+#if __CUDA_ARCH__ >= 900
+// A ring of stages that one warp fills by TMA. A stage's barriers: full, then free for the warps
+// that have used it.
+template <int kBits, PackedSegment kSegment>
+class StageRing {
  public:
-  // `steps` is group_of_step in shared memory.
-  __device__ StageLoader(const Params& p, BlockRange block, uint32_t ring, const uint16_t* steps)
-      : a_(p.args),
-        plan_(p.plan),
-        block_(block),
-        ring_(ring),
-        steps_(steps),
-        policy_(EvictFirstPolicy()),
-        chunk_(threadIdx.x / kWarp) {
-    const TileMap map(a_);
-    const int64_t row_bytes = PackedRowBytes(kBits, a_.packed.k);
-    row_ = static_cast<const char*>(a_.packed.values) + (block.first + lane_ / 4) * row_bytes +
-           lane_ % 4 * 16;
-    odd_bytes_ = map.odd_rows * row_bytes;
-    two_bytes_ = map.two_outputs * row_bytes;
-    scale_row_ = block.first + map.row(lane_ / 4);
-    SetValid();
-    SkipFinishedPasses();
-  }
+  __device__ StageRing(const Params& p, const BlockWork& block, uint32_t ring, uint32_t barriers,
+                       const uint16_t* steps)
+      : p_(p), block_(block), ring_(ring), barriers_(barriers), steps_(steps) {}
 
-  // Copies the next stage into `slot`: tiles 2 * pair and the next at a time, which may come as
-  // soon as this lane has read those of the slot, then the rest, and closes one group. Rows that do
-  // not exist keep what the slot held: their sums are not stored. Nothing at the end of the work.
-  __device__ __forceinline__ void LoadPair(int slot, int pair) const {
-    if (pass_ >= plan_.passes) return;
-    const uint32_t to = ring_ + slot * plan_.stage_bytes + 2 * pair * kTileBytes + lane_ * 16;
-    const char* even = row_ + chunk_ * static_cast<int>(kPackedBlockBytes) + pair * two_bytes_;
-    if (valid_ >> (2 * pair) & 1) CopyAsync16(to, even, policy_);
-    if (valid_ >> (2 * pair) & 2) CopyAsync16(to + kTileBytes, even + odd_bytes_, policy_);
-  }
-  template <bool kWithX>
-  __device__ __forceinline__ void LoadRest(int slot) {
-    if (pass_ < plan_.passes) {
-      LoadScales(ring_ + slot * plan_.stage_bytes);
-      if (kWithX && !plan_.x_resident) LoadX(slot, chunk_);
-      Advance();
+  // By one thread, ahead of the block's first barrier.
+  __device__ __forceinline__ void Init() const {
+    for (int s = 0; s < p_.plan.stages; ++s) {
+      InitBarrier(Full(s), 1);
+      InitBarrier(Free(s), p_.plan.warps);
     }
-    CommitCopies();
-  }
-  __device__ __forceinline__ void LoadWithoutX(int slot) {
-    for (int pair = 0; 2 * pair < plan_.tiles; ++pair) LoadPair(slot, pair);
-    LoadRest<false>(slot);
+    FenceBarrierInit();
   }
 
-  // The piece of x that belongs to a chunk of k; zeros past k.
-  __device__ __forceinline__ void LoadX(int slot, int chunk) const {
-    constexpr int kPieces = kBlock / 8;  // of 16 bytes in a row
-    const uint32_t base = ring_ + slot * plan_.stage_bytes + plan_.x_offset;
-    const T* x = static_cast<const T*>(a_.x);
-    const int t = static_cast<int>(a_.t), piece = lane_ % kPieces;
-    const int64_t k = int64_t{chunk} * kBlock + piece * 8;
-    const bool valid = k < a_.k;
-    for (int row = lane_ / kPieces; row < t; row += kWarp / kPieces)
-      CopyAsync16(base + row * plan_.x_stride + piece * 16, valid ? x + row * a_.k + k : x, valid);
+  // The loading warp: the strips one after the other, each in its rounds.
+  __device__ __forceinline__ void LoadAll() {
+    const uint64_t policy = EvictFirstPolicy();
+    bool full = false;
+    for (int strip = 0; strip < p_.plan.strips; ++strip)
+      for (int round = 0; round < p_.plan.rounds; ++round) {
+        if (full) WaitAt(Free(slot_), parity_ ^ 1);
+        Load(strip, round, policy);
+        Next();
+        full = full || slot_ == 0;
+      }
   }
 
-  // x of the warp's first stages, for loading it after the weights.
-  __device__ __forceinline__ void LoadXOfFirstStages() const {
-    int pass = 0, chunk = threadIdx.x / kWarp;
-    for (int slot = 0; slot < plan_.stages; ++slot) {
-      while (pass < plan_.passes && chunk >= plan_.chunks) chunk -= plan_.chunks, ++pass;
-      if (pass >= plan_.passes) break;
-      LoadX(slot, chunk);
-      chunk += plan_.warps;
-    }
+  // A multiplying warp: waits for the next stage and names its place; then gives it back.
+  __device__ __forceinline__ uint32_t Wait() const {
+    WaitAt(Full(slot_), parity_);
+    return ring_ + slot_ * p_.plan.stage_bytes;
+  }
+  __device__ __forceinline__ void Release() {
+    __syncwarp();  // all lanes have read it
+    if (LaneIndex() == 0) ArriveAt(Free(slot_));
+    Next();
   }
 
  private:
-  __device__ __forceinline__ uint32_t GroupOf(int segment) const {
-    if (kSegment == PackedSegment::kBlock)
-      return plan_.chunks_a_group == 1 ? chunk_ : __umulhi(chunk_, plan_.group_magic);
-    if (kSegment == PackedSegment::kTwoSteps)
-      return (chunk_ * kBlock + segment * 32) >> (a_.packed.group == 32 ? 5 : 6);
-    const int step = chunk_ * kSteps + segment;
-    return step < a_.packed.k / kPackedStep ? steps_[step] : 0;
-  }
-
-  // A lane copies one word of scales and one of zeros: word lane % 4 of tile lane / 4.
-  __device__ __forceinline__ void LoadScales(uint32_t base) const {
-    const uint32_t to = base + plan_.scale_offset + lane_ * 4;
-    const int scale_at = (scale_row_ + lane_ % 4 * 2) * 2, zero_at = ZeroAt();
-#pragma unroll
-    for (int s = 0; s < kSegments; ++s) {
-      const bool past = kSegments > 1 && chunk_ * kBlock + s * (kBlock / kSegments) >= k_;
-      const uint32_t group = past ? 0 : GroupOf(s);
-      if (valid_ & kScaleValid)
-        CopyAsync4(to + s * plan_.tiles * kScaleTileBytes,
-                   static_cast<const char*>(a_.packed.scales) + scale_at +
-                       uint64_t{group} * plan_.scale_stride);
-      if (valid_ & kZeroValid)
-        CopyAsync4(to + plan_.zero_offset - plan_.scale_offset + s * plan_.tiles * kZeroTileBytes,
-                   static_cast<const char*>(a_.packed.zeros) + zero_at +
-                       uint64_t{group} * plan_.zero_stride);
+  __device__ __forceinline__ uint32_t Full(int slot) const { return barriers_ + 16 * slot; }
+  __device__ __forceinline__ uint32_t Free(int slot) const { return barriers_ + 16 * slot + 8; }
+  __device__ __forceinline__ void Next() {
+    if (++slot_ == p_.plan.stages) {
+      slot_ = 0;
+      parity_ ^= 1;
     }
   }
-  __device__ __forceinline__ int ZeroAt() const {
-    return (scale_row_ * kBits / 8 & ~3) + lane_ % 4 * 4;
-  }
 
-  __device__ __forceinline__ void Advance() {
-    chunk_ += plan_.warps;
-    if (chunk_ >= plan_.chunks) SkipFinishedPasses();
-  }
-  __device__ __forceinline__ void SkipFinishedPasses() {
-    while (chunk_ >= plan_.chunks && pass_ < plan_.passes) {
-      chunk_ -= plan_.chunks;
-      ++pass_;
-      row_ += plan_.pass_bytes;
-      scale_row_ += plan_.pass_outputs;
-      if (pass_ + 1 >= plan_.passes || a_.packed.zeros != nullptr) SetValid();
+  // One lane copies each tile of w, others rows of scales and zeros.
+  __device__ __forceinline__ void Load(int strip, int round, uint64_t policy) const {
+    const PackedGemvPlan& plan = p_.plan;
+    const int parts = p_.args.gated ? 2 : 1, n_tiles = static_cast<int>(p_.args.n) / kTileRows;
+    const int first = block_.first + strip * plan.strip_tiles;
+    const int tiles = min(plan.strip_tiles, block_.last - first);
+    const int chunk = round * plan.warps;
+    constexpr bool kRagged = kSegment == PackedSegment::kStep;
+    const int rows = kRagged ? plan.warps * plan.chunk_rows : 1;  // of scales, each a copy
+    const uint32_t to = ring_ + slot_ * plan.stage_bytes, full = Full(slot_);
+    if (LaneIndex() == 0)
+      ArriveExpecting(full, parts * (max(tiles, 0) * plan.warps * kTileBytes +
+                                     plan.warps * plan.chunk_rows *
+                                         (plan.scale_row_bytes + plan.zero_row_bytes)));
+    __syncwarp();
+    if (LaneIndex() < parts * tiles) {
+      const int part = LaneIndex() / tiles, tile = LaneIndex() - part * tiles;
+      CopyBox(to + part * plan.weight_at.odd + tile * plan.warps * kTileBytes, p_.values,
+              {0, chunk, first + part * n_tiles + tile}, full, policy);
+    }
+    for (int i = LaneIndex(); i < parts * rows; i += kWarp) {
+      const int part = i / rows, row = i - part * rows;
+      const int column = (first + part * n_tiles) * kTileRows;
+      const int group =
+          ScaleRow<kSegment>(p_, chunk + row / plan.chunk_rows, row % plan.chunk_rows, steps_);
+      CopyBox(to + plan.scale_offset + part * plan.scale_at.odd + row * plan.scale_row_bytes,
+              p_.scales, column, group, full, policy);
+      if (plan.zero_row_bytes > 0)
+        CopyBox(to + plan.zero_offset + part * plan.zero_at.odd + row * plan.zero_row_bytes,
+                p_.zeros, column * kBits / 8 & ~15, group, full, policy);
     }
   }
-  // Which rows, scales and zeros of the pass exist.
-  __device__ __forceinline__ void SetValid() {
-    const TileMap map(a_);
-    const int first = block_.pass_first(plan_, pass_);
-    const int count = block_.pass_first(plan_, pass_ + 1) - first;
-    valid_ = 0;
-    for (int q = 0; q < plan_.tiles; ++q)
-      valid_ |= static_cast<unsigned>(map.output(q) + lane_ / 4 < count) << q;
-    const int q = lane_ / 4, output = map.output(q);
-    if (q < plan_.tiles && output + lane_ % 4 * 2 < count) valid_ |= kScaleValid;
-    if (a_.packed.zeros != nullptr && q < plan_.tiles && output < count &&
-        ZeroAt() < static_cast<int>(plan_.zero_stride))
-      valid_ |= kZeroValid;
+
+  const Params& p_;
+  const BlockWork& block_;
+  const uint32_t ring_, barriers_;
+  const uint16_t* const steps_;
+  int slot_ = 0;
+  uint32_t parity_ = 0;
+};
+#else
+// A ring of stages that the multiplying warps fill together by asynchronous copies.
+template <int kBits, PackedSegment kSegment>
+class StageRing {
+ public:
+  __device__ StageRing(const Params& p, const BlockWork& block, uint32_t ring, uint32_t,
+                       const uint16_t* steps)
+      : p_(p), block_(block), ring_(ring), steps_(steps) {}
+
+  __device__ __forceinline__ void Init() const {}
+  __device__ __forceinline__ void LoadAll() const {}
+
+  __device__ __forceinline__ uint32_t Wait() {
+    if (stage_ == 0)
+      for (int s = 0; s < p_.plan.stages; ++s) Load(s, s);
+    if (p_.plan.stages >= 3) {
+      WaitForCopies<2>();
+    } else {
+      WaitForCopies<0>();
+    }
+    NamedWait(kMultiplyBarrier, p_.plan.warps * kWarp);
+    return ring_ + slot_ * p_.plan.stage_bytes;
+  }
+  __device__ __forceinline__ void Release() {
+    NamedWait(kMultiplyBarrier, p_.plan.warps * kWarp);
+    Load(stage_ + p_.plan.stages, slot_);
+    ++stage_;
+    if (++slot_ == p_.plan.stages) slot_ = 0;
   }
 
-  const LinearArgs& a_;
-  const PackedGemvPlan& plan_;
-  const BlockRange block_;
+ private:
+  __device__ __forceinline__ void Load(int stage, int slot) const {
+    if (stage < p_.plan.strips * p_.plan.rounds) Copy(stage, slot);
+    CommitCopies();
+  }
+  __device__ __forceinline__ void Copy(int stage, int slot) const {
+    const LinearArgs& a = p_.args;
+    const PackedGemvPlan& plan = p_.plan;
+    const int strip = stage / plan.rounds, round = stage - strip * plan.rounds;
+    const int first = block_.first + strip * plan.strip_tiles;
+    const int tiles = min(plan.strip_tiles, block_.last - first);
+    const int warp = static_cast<int>(threadIdx.x) / kWarp, chunk = round * plan.warps + warp;
+    if (chunk >= plan.chunks) return;
+    const int64_t tile_bytes = kTileRows * PackedRowBytes(kBits, a.k);
+    const uint32_t to = ring_ + slot * plan.stage_bytes;
+    const int row_in_stage = PlaceOfScaleRow<kSegment>(p_, chunk - warp, chunk);
+    for (int part = 0; part < (a.gated ? 2 : 1); ++part) {
+      const int tile = first + part * static_cast<int>(a.n) / kTileRows, row = tile * kTileRows;
+      const char* from = static_cast<const char*>(a.packed.values) + tile * tile_bytes +
+                         int64_t{chunk} * kTileBytes + LaneIndex() * 16;
+      const uint32_t weights =
+          to + part * plan.weight_at.odd + warp * kTileBytes + LaneIndex() * 16;
+      for (int i = 0; i < tiles; ++i)
+        CopyAsync16(weights + i * plan.warps * kTileBytes, from + i * tile_bytes,
+                    EvictFirstPolicy());
+      const int zero = row * kBits / 8;
+      for (int r = 0; r < plan.chunk_rows; ++r) {
+        const int64_t group =
+            min(ScaleRow<kSegment>(p_, chunk, r, steps_), static_cast<int>(a.packed.groups) - 1);
+        const char* scales =
+            static_cast<const char*>(a.packed.scales) + (group * a.packed.n + row) * 2;
+        for (int i = LaneIndex(); i < tiles * kTileRows / 2; i += kWarp)
+          CopyAsync4(to + plan.scale_offset + part * plan.scale_at.odd +
+                         (row_in_stage + r) * plan.scale_row_bytes + i * 4,
+                     scales + i * 4);
+        if (plan.zero_row_bytes == 0) continue;
+        const char* zeros = static_cast<const char*>(a.packed.zeros) +
+                            group * PackedZeroStride(kBits, a.packed.n) + zero;
+        for (int i = LaneIndex(); i < tiles * kTileRows * kBits / 32; i += kWarp)
+          CopyAsync4(to + plan.zero_offset + part * plan.zero_at.odd +
+                         (row_in_stage + r) * plan.zero_row_bytes + zero % 16 + i * 4,
+                     zeros + i * 4);
+      }
+    }
+  }
+
+  const Params& p_;
+  const BlockWork& block_;
   const uint32_t ring_;
   const uint16_t* const steps_;
-  const uint64_t policy_;
-  const int lane_ = threadIdx.x % kWarp;
-  const int k_ = static_cast<int>(a_.k);
-  const char* row_;  // the lane's 16 bytes of its row of the first tile of the pass, first chunk
-  int64_t odd_bytes_, two_bytes_;  // to an odd tile and between pairs
-  int scale_row_;                  // first row of the tile whose scales the lane copies
-  int pass_ = 0, chunk_;
-  unsigned valid_ = 0;  // bit q: the lane's row of tile q; and kScaleValid, kZeroValid
+  int stage_ = 0, slot_ = 0;
 };
+#endif
 
 }  // namespace packed_gemv
 }  // namespace tessera

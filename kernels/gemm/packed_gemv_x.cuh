@@ -1,118 +1,150 @@
-// How the packed few-row kernel (packed_gemv.cuh) keeps x, normalised where asked, in shared
-// memory.
+// How the packed few-row kernel (packed_gemv.cuh) keeps x in shared memory: normalised where asked,
+// as f16 times a power of two of each row's own.
+//
+// With the row's largest element between 2^14 and 2^15 every bf16 down to 2^-31 of it is exact, and
+// what is smaller is off by less than 2^-39 of it; f16 stays exact.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels/gemm/gemv_norm.cuh"
+#include "kernels/device/mma.cuh"
+#include "kernels/device/reduce.cuh"
 #include "kernels/gemm/packed_gemv_stages.cuh"
 
 namespace tessera {
 namespace packed_gemv {
 
-using gemv::NormPieces;
-
-// x that passes this takes asynchronous copies, whose wait also waits for the ring's first stages.
-constexpr int kThroughRegistersBytes = 64 * 1024;
-
-// How a block's warps share the rows of x: so many a row, as many rows at a time as that leaves.
-struct RowShare {
-  __device__ explicit RowShare(int t) {
-    const int warps = static_cast<int>(blockDim.x) / kWarp;
-    const int warp = static_cast<int>(threadIdx.x) / kWarp;
-    parts = t == 1 ? warps : t == 2 ? warps / 2 : t <= 4 ? warps / 4 : warps / 8;
-    rows = warps / parts;
-    row = warp / parts;
-    part = warp % parts;
-    piece = part * kWarp + static_cast<int>(threadIdx.x) % kWarp;
-    step = parts * kWarp;
-  }
-  int rows, row;    // rows at a time, and this thread's first
-  int parts, part;  // warps of a row, and this thread's
-  int piece, step;  // a thread's first 16-byte piece of a row, and the way to its next
-};
-
-// Brings x's rows to `xs` as they are, with zeros past k up to whole chunks of 128.
+// The multiplying warps share the rows of x: whole warps a row, as many rows at a time as that
+// leaves, in pieces of 16 bytes. `weights` has room for the norm's weight, `parts` for two floats a
+// warp and row, `unscale` for one a row: what a row's sums are to be multiplied by.
 template <typename T>
-__device__ __forceinline__ void CopyX(const Params& p, uint32_t xs) {
-  const LinearArgs& a = p.args;
-  const int pieces = static_cast<int>(a.k / 8);
-  const int padded = (p.plan.x_stride - 16) / 16;
-  const T* x = static_cast<const T*>(a.x);
-  const int t = static_cast<int>(a.t);
-  // Each block starts at another row: all of them reading the same lines at once waits for those.
-  for (int r = 0, row = static_cast<int>(blockIdx.x) % t; r < t; ++r) {
-    for (int i = static_cast<int>(threadIdx.x); i < padded; i += static_cast<int>(blockDim.x))
-      CopyAsync16(xs + row * p.plan.x_stride + i * 16, i < pieces ? x + row * a.k + i * 8 : x,
-                  i < pieces);
-    row = row + 1 == t ? 0 : row + 1;
+class XKeeper {
+ public:
+  __device__ XKeeper(const Params& p, char* xs, char* weights, float2* parts, float* unscale)
+      : p_(p),
+        xs_(xs),
+        weights_(weights),
+        parts_(parts),
+        unscale_(unscale),
+        pieces_(static_cast<int>(p.args.k) / 8),
+        padded_((p.plan.x_stride - 16) / 16) {
+    const int warp = static_cast<int>(threadIdx.x) / kWarp, t = static_cast<int>(p.args.t);
+    row_warps_ = t == 1 ? p.plan.warps : max(1, p.plan.warps / t);
+    row_ = warp / row_warps_;
+    part_ = warp - row_ * row_warps_;
+    rows_ = p.plan.warps / row_warps_;
+    if (row_ >= rows_) row_ = t;  // no row left
+    first_ = part_ * kWarp + LaneIndex();
+    step_ = row_warps_ * kWarp;
+    if (p.args.norm_weight != nullptr)
+      for (int i = static_cast<int>(threadIdx.x); i < pieces_; i += p.plan.warps * kWarp)
+        CopyAsync16(SharedAddress(weights) + i * 16,
+                    static_cast<const uint4*>(p.args.norm_weight) + i, true);
   }
-  CommitCopies();
-  WaitForCopies<0>();
-  __syncthreads();
-}
 
-// The same through registers, normalised where asked. `weight` holds this thread's first pieces of
-// the norm's weight; `scratch` is a float a warp and row. Ends with a barrier.
-template <typename T>
-__device__ __forceinline__ void NormX(const Params& p, const RowShare& share,
-                                      const NormPieces& weight, char* xs, float* scratch) {
-  const LinearArgs& a = p.args;
-  const int pieces = static_cast<int>(a.k / 8);
-  const int padded = (p.plan.x_stride - 16) / 16;
-  const int t = static_cast<int>(a.t), batch = NormPieces::kCount * share.step;
-  const bool normed = a.norm_weight != nullptr;
-  for (int row = share.row; row < t; row += share.rows) {
-    auto* out = reinterpret_cast<uint4*>(xs + row * p.plan.x_stride);
-    float squares = 0;
-    for (int first = share.piece; first < padded; first += batch) {
-      NormPieces x;
-      x.Load(static_cast<const T*>(a.x) + row * a.k, first, share.step, pieces);
+  // Starts to copy x, zeros past k; after the wait for the previous kernel.
+  __device__ __forceinline__ void Start() const {
+    for (int row = row_; row < static_cast<int>(p_.args.t); row += rows_) {
+      const auto* from =
+          reinterpret_cast<const uint4*>(static_cast<const T*>(p_.args.x) + row * p_.args.k);
+      const uint32_t to = SharedAddress(Row(row));
+#pragma unroll 2
+      for (int i = first_; i < padded_; i += step_)
+        CopyAsync16(to + i * 16, from + (i < pieces_ ? i : 0), i < pieces_);
+    }
+    CommitCopies();
+  }
+
+  // Ends with a barrier of the multiplying warps.
+  __device__ __forceinline__ void Finish() const {
+    const bool normed = p_.args.norm_weight != nullptr;
+    WaitForCopies<0>();
+    if (normed) NamedWait(kMultiplyBarrier, p_.plan.warps * kWarp);  // all have the weight
+    for (int row = row_; row < static_cast<int>(p_.args.t); row += rows_) {
+      float squares = 0;
+      uint32_t top = 0;  // the largest magnitude's bits
+#pragma unroll 1
+      for (int i = first_; i < pieces_; i += step_) {
+        float v[8];
+        Load(Row(row)[i], v);
+        if (normed) {
+          float by[8];
+          Load(reinterpret_cast<const uint4*>(weights_)[i], by);
 #pragma unroll
-      for (int i = 0; i < NormPieces::kCount; ++i) {
-        if (normed) squares = gemv::SumOfSquares<T>(x.at[i], squares);
-        if (first + i * share.step < padded) out[first + i * share.step] = x.at[i];
+          for (int j = 0; j < 8; ++j) {
+            squares += v[j] * v[j];
+            v[j] *= by[j];
+          }
+        }
+#pragma unroll
+        for (int j = 0; j < 8; ++j) top = max(top, __float_as_uint(v[j]) & 0x7fffffffu);
+      }
+      top = __reduce_max_sync(~0u, top);
+      if (normed) squares = WarpReduce<SumOp>(squares);
+      if (LaneIndex() == 0)
+        parts_[row * row_warps_ + part_] = make_float2(squares, __uint_as_float(top));
+    }
+    NamedWait(kMultiplyBarrier, p_.plan.warps * kWarp);
+    for (int row = row_; row < static_cast<int>(p_.args.t); row += rows_) {
+      const float scale = RowScale(row, normed);
+#pragma unroll 1
+      for (int i = first_; i < pieces_; i += step_) {
+        float v[8];
+        Load(Row(row)[i], v);
+        if (normed) {
+          float by[8];
+          Load(reinterpret_cast<const uint4*>(weights_)[i], by);
+#pragma unroll
+          for (int j = 0; j < 8; ++j) v[j] *= by[j];
+        }
+        Row(row)[i] = make_uint4(PackHalves<__half>(v[0] * scale, v[1] * scale),
+                                 PackHalves<__half>(v[2] * scale, v[3] * scale),
+                                 PackHalves<__half>(v[4] * scale, v[5] * scale),
+                                 PackHalves<__half>(v[6] * scale, v[7] * scale));
       }
     }
-    if (!normed) continue;
-    squares = WarpReduce<SumOp>(squares);
-    if (threadIdx.x % kWarp == 0) scratch[row * share.parts + share.part] = squares;
+    NamedWait(kMultiplyBarrier, p_.plan.warps * kWarp);
   }
-  __syncthreads();
-  if (!normed) return;
-  for (int row = share.row; row < t; row += share.rows) {
-    float squares = 0;
-    for (int i = 0; i < share.parts; ++i) squares += scratch[row * share.parts + i];
-    const float scale = rsqrtf(squares / static_cast<float>(a.k) + a.norm_eps);
-    auto* out = reinterpret_cast<uint4*>(xs + row * p.plan.x_stride);
-    for (int first = share.piece; first < pieces; first += batch) {
-      NormPieces by = weight;
-      if (first != share.piece) by.Load(a.norm_weight, first, share.step, pieces);
+
+ private:
+  static __device__ __forceinline__ void Load(uint4 from, float (&v)[8]) {
+    const uint32_t pairs[4] = {from.x, from.y, from.z, from.w};
 #pragma unroll
-      for (int i = 0; i < NormPieces::kCount; ++i)
-        if (first + i * share.step < pieces)
-          out[first + i * share.step] =
-              gemv::Scaled<T>(out[first + i * share.step], scale, by.at[i]);
+    for (int i = 0; i < 4; ++i) {
+      const float2 f = UnpackHalves<T>(pairs[i]);
+      v[2 * i] = f.x, v[2 * i + 1] = f.y;
     }
   }
-  __syncthreads();
-}
-
-// x in shared memory for the whole kernel; everything but x itself is read before the wait.
-template <typename T>
-__device__ __forceinline__ void KeepX(const Params& p, char* xs, float* scratch) {
-  const LinearArgs& a = p.args;
-  const RowShare share(static_cast<int>(a.t));
-  NormPieces weight;
-  if (a.norm_weight != nullptr)
-    weight.Load(a.norm_weight, share.piece, share.step, static_cast<int>(a.k / 8));
-  WaitForPrevious();
-  if (a.norm_weight == nullptr && a.t * p.plan.x_stride > kThroughRegistersBytes) {
-    CopyX<T>(p, SharedAddress(xs));
-  } else {
-    NormX<T>(p, share, weight, xs, scratch);
+  __device__ __forceinline__ uint4* Row(int row) const {
+    return reinterpret_cast<uint4*>(xs_ + row * p_.plan.x_stride);
   }
-}
+
+  // What makes of a row's x times norm weight its f16; the power of two in it comes off again by
+  // `unscale`.
+  __device__ __forceinline__ float RowScale(int row, bool normed) const {
+    const float2 part =
+        LaneIndex() < row_warps_ ? parts_[row * row_warps_ + LaneIndex()] : make_float2(0.f, 0.f);
+    const float top = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(part.y)));
+    const float squares = normed ? WarpReduce<SumOp>(part.x) : 0.f;
+    const float norm =
+        normed ? rsqrtf(squares / static_cast<float>(p_.args.k) + p_.args.norm_eps) : 1.f;
+    // top * norm is at most 2^(exponent + 1); a row of zeros or not of numbers stays as it is.
+    const int exponent = static_cast<int>(__float_as_uint(top * norm) >> 23) - 127;
+    const int shift = exponent > 100 || exponent < -100 ? 0 : 14 - exponent;
+    if (first_ == 0) unscale_[row] = __uint_as_float(static_cast<uint32_t>(127 - shift) << 23);
+    return norm * __uint_as_float(static_cast<uint32_t>(127 + shift) << 23);
+  }
+
+  const Params& p_;
+  char* const xs_;
+  char* const weights_;
+  float2* const parts_;
+  float* const unscale_;
+  const int pieces_, padded_;  // of a row of x: that exist, and with those that are 0
+  int rows_, row_;             // rows at a time, and this thread's first
+  int row_warps_, part_;       // warps of a row, and this thread's
+  int first_, step_;           // a thread's first piece of a row, and the way to its next
+};
 
 }  // namespace packed_gemv
 }  // namespace tessera

@@ -53,11 +53,11 @@ ScaleAndZero Of(const PackedWeight& w, int64_t row, int64_t group) {
 }  // namespace
 
 void UnpackRow(const PackedWeight& w, int64_t row, float* out) {
-  const uint8_t* from = static_cast<const uint8_t*>(w.values) + row * PackedRowBytes(w.bits, w.k);
+  const uint8_t* from = static_cast<const uint8_t*>(w.values) + PackedRowAt(w.bits, w.k, row);
   const int64_t block = PackedBlock(w.bits);
   int64_t last_group = -1;
   ScaleAndZero of = {};
-  for (int64_t j = 0; j < w.k; j += block, from += kPackedBlockBytes) {
+  for (int64_t j = 0; j < w.k; j += block, from += kPackedTileBytes) {
     int16_t q[kMaxBlock];
     if (w.bits == 4) {
       UnpackBlock<4>(from, q);

@@ -17,7 +17,7 @@ constexpr int kWords = 4;      // of a piece
 // inputs and write rows apart, which costs sectors but runs far above the speed of any disk.
 // Grid any, block kThreads.
 __global__ void __launch_bounds__(kThreads) RepackKernel(RepackArgs a) {
-  const int64_t block = PackedBlock(a.bits), row_bytes = PackedRowBytes(a.bits, a.k);
+  const int64_t block = PackedBlock(a.bits);
   const int64_t first = a.j_begin / block;
   const int64_t pieces = (CeilDiv(a.j_end, block) - first) * kLanes;
   const int64_t step = int64_t{gridDim.x} * kThreads;
@@ -41,7 +41,8 @@ __global__ void __launch_bounds__(kThreads) RepackKernel(RepackArgs a) {
       }
       words[w] = word;
     }
-    auto* out = static_cast<char*>(a.values) + row * row_bytes + at * kPackedBlockBytes + lane * 16;
+    auto* out = static_cast<char*>(a.values) + PackedRowAt(a.bits, a.k, row) +
+                at * kPackedTileBytes + lane * 16;
     *reinterpret_cast<uint4*>(out) = make_uint4(words[0], words[1], words[2], words[3]);
   }
 }

@@ -34,7 +34,7 @@ struct RepackArgs {
   int64_t first_input = 0;
   int64_t j_begin = 0, j_end = 0;  // multiples of PackedBlock(bits); the last may be k
 
-  void* values = nullptr;  // of the packed weight: [n, PackedRowBytes(bits, k)]
+  void* values = nullptr;  // of the packed weight, n * PackedRowBytes(bits, k) bytes
   int bits = 4;            // in memory: 4 or 8
   int64_t n = 0, k = 0;
   int add = 0;  // to each value, so that its zero point is 2^(bits - 1)

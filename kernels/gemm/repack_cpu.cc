@@ -25,7 +25,7 @@ void PackRow(const RepackArgs& a, const std::array<PackedPlace, 128>& places, in
              uint8_t* row) {
   const int64_t block = PackedBlock(a.bits);
   for (int64_t j = a.j_begin; j < a.j_end; j += block) {
-    uint8_t* out = row + j / block * kPackedBlockBytes;
+    uint8_t* out = row + j / block * kPackedTileBytes;
     std::memset(out, 0, kPackedBlockBytes);
     const int64_t count = std::min(block, a.j_end - j);
     for (int64_t i = 0; i < count; ++i) {
@@ -45,12 +45,11 @@ absl::Status RepackCpu(const RepackArgs& a, const Stream& stream) {
   std::array<PackedPlace, 128> places;
   for (int64_t i = 0; i < PackedBlock(a.bits); ++i)
     places[static_cast<size_t>(i)] = PackedPlaceOf(a.bits, i);
-  const int64_t row_bytes = PackedRowBytes(a.bits, a.k);
   stream.pool->ParallelFor(
       a.outputs, kGrainValues / (a.j_end - a.j_begin) + 1, [&](int64_t begin, int64_t end) {
         for (int64_t c = begin; c < end; ++c) {
           const int64_t row = PackedRow(a, c);
-          if (row >= 0) PackRow(a, places, c, static_cast<uint8_t*>(a.values) + row * row_bytes);
+          if (row >= 0) PackRow(a, places, c, static_cast<uint8_t*>(a.values) + PackedRowAt(a.bits, a.k, row));
         }
       });
   return absl::OkStatus();

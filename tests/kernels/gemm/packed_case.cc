@@ -58,7 +58,7 @@ PackedInputs RandomPacked(const PackedCase& shape, uint32_t seed) {
     for (int64_t j = 0; j < w.k; ++j) {
       const auto q = static_cast<int>(random.Below(levels));
       const PackedPlace place = PackedPlaceOf(w.bits, j);
-      in.values[static_cast<size_t>(i * PackedRowBytes(w.bits, w.k) + place.byte)] |=
+      in.values[static_cast<size_t>(PackedRowAt(w.bits, w.k, i) + place.byte)] |=
           static_cast<uint8_t>(q << place.shift);
       const int64_t group =
           shape.ragged ? in.group_of_step[static_cast<size_t>(j / kPackedStep)] : j / w.group;

@@ -70,7 +70,7 @@ class RepackTest : public ::testing::TestWithParam<int> {
   static uint32_t Packed(const std::vector<uint8_t>& packed, const RepackArgs& a, int64_t row,
                          int64_t j) {
     const PackedPlace place = PackedPlaceOf(a.bits, j);
-    const auto at = static_cast<size_t>(row * PackedRowBytes(a.bits, a.k) + place.byte);
+    const auto at = static_cast<size_t>(PackedRowAt(a.bits, a.k, row) + place.byte);
     return packed[at] >> place.shift & ((1u << a.bits) - 1);
   }
 
