@@ -17,7 +17,7 @@ struct PackedTile {
 
 // Tiles the kernel is built for.
 inline constexpr std::array<PackedTile, 6> kPackedTiles = {
-    {{128, 32}, {192, 32}, {128, 64}, {192, 64}, {192, 128}, {128, 256}}};
+    {{128, 32}, {256, 32}, {128, 64}, {256, 64}, {128, 128}, {256, 128}}};
 
 struct PackedGemmShape {
   int bits = 4;
