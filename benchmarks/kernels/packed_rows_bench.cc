@@ -1,6 +1,7 @@
 // Times the many-row product with packed weights beside cuBLASLt's with bf16 ones:
 //   packed_rows_bench table [max_t]   every matrix, t = 17 to max_t (4096), as LaunchPackedGemm
 //   runs it packed_rows_bench ways [max_t]    every tile, and by parts, on one matrix of each size
+//   packed_rows_bench one MATRIX BITS T ROWS TOKENS   one tile (0 0: the planner's), for profilers
 // A line for people: matrix, bits, t, us, TFLOP/s, % of 805, packed bytes in % of 4.50 TB/s,
 // cuBLASLt us over ours, the way: tile, shared tiles and blocks, and the planner's estimate. Then
 // one of JSON.
@@ -199,24 +200,47 @@ absl::Status Ways(const Bench& b, int64_t max_t) {
   return absl::OkStatus();
 }
 
-absl::Status Main(const std::string& mode, int64_t max_t) {
+absl::Status One(const Bench& b, const std::string& name, int bits, int64_t t, PackedTile tile) {
+  for (const Matrix& m : kMatrices) {
+    if (m.name != name) continue;
+    const PackedGemmShape shape = ShapeOf(m, bits, t);
+    const PackedGemmPlan plan = tile.rows == 0
+                                    ? PlanPackedGemm(b.gpu.sm_count, shape, kLibraryBytes)
+                                    : PlanPackedTile(b.gpu.sm_count, shape, tile, kLibraryBytes);
+    ASSIGN_OR_RETURN(const double us, TimeWay(b, m, bits, t, [&](const auto&... args) {
+                       return LaunchByPlan(plan, args...);
+                     }));
+    Print(b, {m, bits, t, us, 0, plan.us, Describe(plan)});
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat("no matrix ", name));
+}
+
+absl::Status Main(const std::vector<std::string>& args) {
+  const std::string mode = args.empty() ? "table" : args[0];
+  const auto number = [&](size_t i, int64_t otherwise) {
+    return i < args.size() ? std::atoll(args[i].c_str()) : otherwise;
+  };
   Bench b = {};
   ASSIGN_OR_RETURN(b.gpu, OpenBenchGpu());
   ASSIGN_OR_RETURN(b.weights, AllocateNoise(b.gpu, kPoolBytes, DType::kF16));
   ASSIGN_OR_RETURN(b.inputs, AllocateNoise(b.gpu, kInputBytes, DType::kBf16));
   ASSIGN_OR_RETURN(b.scratch, AllocateNoise(b.gpu, kScratchBytes, DType::kBf16));
   PrintBenchHeader(b.gpu);
-  if (mode == "table") return Table(b, max_t);
-  if (mode == "ways") return Ways(b, max_t);
-  return absl::InvalidArgumentError("packed_rows_bench table|ways [max_t]");
+  if (mode == "table") return Table(b, number(1, 4096));
+  if (mode == "ways") return Ways(b, number(1, 4096));
+  if (mode == "one" && args.size() == 6)
+    return One(b, args[1], static_cast<int>(number(2, 4)), number(3, 64),
+               {static_cast<int>(number(4, 0)), static_cast<int>(number(5, 0))});
+  return absl::InvalidArgumentError(
+      "packed_rows_bench table|ways [max_t], or one MATRIX BITS T ROWS TOKENS");
 }
 
 }  // namespace
 }  // namespace tessera
 
 int main(int argc, char** argv) {
-  const absl::Status status =
-      tessera::Main(argc > 1 ? argv[1] : "table", argc > 2 ? std::atoll(argv[2]) : 4096);
+  const absl::Status status = tessera::Main({argv + 1, argv + argc});
   if (status.ok()) return 0;
   std::fprintf(stderr, "%s\n", status.ToString().c_str());
   return 1;

@@ -1,5 +1,5 @@
-// The shared memory of the packed product, a ring of stages, and the warp that fills it: x and
-// weights by TMA, scales and zeros by bulk copies.
+// The shared memory of the packed product, a ring of stages, and the three warps that fill it: x
+// and weights by TMA, scales and zeros by bulk copies.
 #pragma once
 
 #include <algorithm>
@@ -19,10 +19,10 @@ namespace tessera {
 
 constexpr int kWarpgroup = 128;
 constexpr int kMaxGroups = 4;  // warpgroups that multiply
+constexpr int kLoadingWarps = 3;
 
-// A block: kRowGroups x kDepthGroups warpgroups that multiply and, behind them, one whose first
-// warp loads. A warpgroup has 64 rows of W and every kDepthGroups-th stage. A stage has up to
-// kSlots groups of k.
+// A block: kRowGroups x kDepthGroups warpgroups that multiply and, behind them, one that loads. A
+// warpgroup has 64 rows of W and every kDepthGroups-th stage. A stage has up to kSlots groups of k.
 template <int kBitsOf, int kSlotsOf, PackedTile kTile>
 struct PackedShape {
   static constexpr int kBits = kBitsOf, kSlots = kSlotsOf, kTokens = kTile.tokens;
@@ -82,7 +82,7 @@ struct PackedShared {
 
   __device__ __forceinline__ void InitBarriers() const {
     for (int i = 0; i < Shape::kStages; ++i) {
-      InitBarrier(Full(i), 1);
+      InitBarrier(Full(i), kLoadingWarps);
       InitBarrier(Free(i), Shape::kOwnerWarps);
     }
     FenceBarrierInit();
@@ -108,50 +108,82 @@ struct PackedRows {
   }
 };
 
-// Steps through the stages of a block's items.
-struct PackedStages {
-  int turn = -1, stage = -1;
-  PackedItem item = {};
-
-  __device__ __forceinline__ bool Next(const PackedGemmParams& p) {
-    if (++stage < item.end) return true;
-    if (!PackedWalk::Item(p, ++turn, item)) return false;
-    stage = item.first;
-    return true;
-  }
-};
-
-// The loading warp; all lanes call.
+// The warps that load, each with its own part of every stage.
 template <typename Shape>
 class StageLoader {
  public:
-  __device__ __forceinline__ StageLoader(const PackedGemmParams& p, const CUtensorMap& x,
-                                         const CUtensorMap& weights,
+  __device__ __forceinline__ StageLoader(const PackedGemmParams& p,
                                          const PackedShared<Shape>& shared)
-      : p_(p),
-        x_(x),
-        weights_(weights),
-        shared_(shared),
-        policy_(Policy(p.weights_once)),
-        lane_(static_cast<int>(threadIdx.x) % kWarp) {}
+      : p_(p), shared_(shared) {}
 
-  // Weights do not depend on earlier kernels: those of the first stages load while these run.
-  __device__ __forceinline__ void LoadAll() const {
-    PackedStages weights, inputs;
-    int filled = 0;
-    for (; filled < Shape::kStages && weights.Next(p_); ++filled) LoadWeights(weights, filled);
+  // One thread.
+  __device__ __forceinline__ void LoadInputs(const CUtensorMap& x) {
     WaitForPrevious();
-    for (int i = 0; i < filled; ++i) {
-      inputs.Next(p_);
-      LoadInputs(inputs, i);
+    PackedItem item;
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+      int column = item.first * static_cast<int>(kPackedStageK);
+      const int token = item.token_tile * Shape::kTokens;
+      for (int stage = item.first; stage < item.end; ++stage, column += kPackedStageK) {
+        const uint32_t full = NextSlot();
+        ArriveExpecting(full, Shape::kPanels * Shape::kPanelBytes);
+#pragma unroll
+        for (int panel = 0; panel < Shape::kPanels; ++panel)
+          CopyBox(to_ + panel * Shape::kPanelBytes, x, column + panel * kPanelElements, token,
+                  full);
+      }
     }
-    if (filled < Shape::kStages) return;
-    RingPlace<Shape::kStages> place;
-    while (weights.Next(p_)) {
-      WaitAt(shared_.Free(place.at), place.parity);
-      LoadWeights(weights, place.at);
-      LoadInputs(weights, place.at);
-      place.Next();
+  }
+
+  // One thread. Weights, scales and zeros do not depend on earlier kernels.
+  __device__ __forceinline__ void LoadWeights(const CUtensorMap& weights) {
+    constexpr int kBlockColumns = static_cast<int>(kPackedBlockBytes);
+    const uint64_t policy = Policy(p_.weights_once);
+    PackedItem item;
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+      const PackedRows<Shape> rows(p_, item.row_tile);
+      const int first = static_cast<int>(rows.start), second = first + static_cast<int>(rows.apart);
+      int column = item.first * Shape::kBlocks * kBlockColumns;
+      for (int stage = item.first; stage < item.end; ++stage) {
+        const uint32_t full = NextSlot();
+        ArriveExpecting(full, Shape::kBlocks * Shape::kBlockBytes);
+#pragma unroll
+        for (int block = 0; block < Shape::kBlocks; ++block, column += kBlockColumns) {
+          const uint32_t to = to_ + Shape::kBlocksAt + block * Shape::kBlockBytes;
+          CopyWeights(to, weights, column, first, full, policy);
+          if (rows.runs > 1)
+            CopyWeights(to + Shape::kBlockBytes / 2, weights, column, second, full, policy);
+        }
+      }
+    }
+  }
+
+  // One warp: each lane a slot of a run of rows.
+  __device__ __forceinline__ void LoadScales() {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int run = lane / Shape::kSlots, slot = lane % Shape::kSlots;
+    PackedItem item;
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+      const PackedRows<Shape> rows(p_, item.row_tile);
+      const bool copies = run < rows.runs && slot < p_.slots;
+      const int64_t row = rows.start + run * rows.apart;
+      const char* const scales = p_.scales + row * 2;
+      const char* const zeros = p_.zeros + row * Shape::kBits / 8 - rows.ZerosOff(run);
+      const int scale_bytes = rows.count * 2, zero_bytes = ZeroBytes(rows, run);
+      const int bytes = p_.slots * (rows.runs * scale_bytes + ZeroBytes(rows, 0) +
+                                    (rows.runs > 1 ? ZeroBytes(rows, 1) : 0));
+      for (int stage = item.first; stage < item.end; ++stage) {
+        const uint32_t full = NextSlot();
+        if (lane == 0) ArriveExpecting(full, bytes);
+        if (!copies) continue;
+        const int64_t group = Group(stage, slot);
+        CopyBytes(to_ + Shape::kScalesAt + slot * Shape::kScaleSlotBytes +
+                      run * (Shape::kScaleSlotBytes / 2),
+                  scales + group * p_.rows * 2, scale_bytes, full);
+        if (p_.zeros != nullptr)
+          CopyBytes(
+              to_ + Shape::kZerosAt + slot * Shape::kZeroSlotBytes + run * Shape::kZeroHalfBytes,
+              zeros + group * p_.zero_stride, zero_bytes, full);
+      }
     }
   }
 
@@ -165,65 +197,36 @@ class StageLoader {
     return policy;
   }
 
-  __device__ __forceinline__ void LoadInputs(const PackedStages& at, int slot) const {
-    if (lane_ != 0) return;
-#pragma unroll
-    for (int panel = 0; panel < Shape::kPanels; ++panel)
-      CopyBox(shared_.Stage(slot) + panel * Shape::kPanelBytes, x_,
-              (at.stage * Shape::kPanels + panel) * kPanelElements,
-              at.item.token_tile * Shape::kTokens, shared_.Full(slot));
+  // Waits until the next stage's memory, to_, is free; returns what its copies arrive at.
+  __device__ __forceinline__ uint32_t NextSlot() {
+    WaitAt(shared_.Free(place_.at), place_.parity ^ 1);
+    to_ = shared_.Stage(place_.at);
+    const uint32_t full = shared_.Full(place_.at);
+    place_.Next();
+    return full;
   }
 
-  // And what the stage's barrier waits for, x included.
-  __device__ __forceinline__ void LoadWeights(const PackedStages& at, int slot) const {
-    const PackedRows<Shape> rows(p_, at.item.row_tile);
-    const uint32_t full = shared_.Full(slot), stage = shared_.Stage(slot);
-    if (lane_ == 0) {
-      int bytes = Shape::kPanels * Shape::kPanelBytes + Shape::kBlocks * Shape::kBlockBytes;
-      for (int run = 0; run < rows.runs; ++run)
-        bytes += p_.slots * (rows.count * 2 + (p_.zeros != nullptr ? ZeroBytes(rows, run) : 0));
-      ArriveExpecting(full, bytes);
-    }
-    __syncwarp();
-    if (lane_ < Shape::kBlocks * rows.runs) {
-      const int block = lane_ / rows.runs, run = lane_ % rows.runs;
-      CopyBoxUnderPolicy(
-          stage + Shape::kBlocksAt + block * Shape::kBlockBytes + run * (Shape::kBlockBytes / 2),
-          (at.stage * Shape::kBlocks + block) * static_cast<int>(kPackedBlockBytes),
-          static_cast<int>(rows.start + run * rows.apart), full);
-    }
-    const int run = lane_ / Shape::kSlots, slot_of_groups = lane_ % Shape::kSlots;
-    if (run >= rows.runs || slot_of_groups >= p_.slots) return;
-    const int64_t group = Group(at.stage, slot_of_groups), row = rows.start + run * rows.apart;
-    CopyBytes(stage + Shape::kScalesAt + slot_of_groups * Shape::kScaleSlotBytes +
-                  run * (Shape::kScaleSlotBytes / 2),
-              p_.scales + (group * p_.rows + row) * 2, rows.count * 2, full);
-    if (p_.zeros == nullptr) return;
-    CopyBytes(stage + Shape::kZerosAt + slot_of_groups * Shape::kZeroSlotBytes +
-                  run * Shape::kZeroHalfBytes,
-              p_.zeros + group * p_.zero_stride + row * Shape::kBits / 8 - rows.ZerosOff(run),
-              ZeroBytes(rows, run), full);
-  }
-
-  // Up to whole 16 bytes; rows of zeros are padded to them.
-  static __device__ __forceinline__ int ZeroBytes(const PackedRows<Shape>& rows, int run) {
+  // Up to whole 16 bytes, to which rows of zeros are padded; 0 where there are none.
+  __device__ __forceinline__ int ZeroBytes(const PackedRows<Shape>& rows, int run) const {
+    if (p_.zeros == nullptr) return 0;
     return (rows.ZerosOff(run) + rows.count * Shape::kBits / 8 + 15) / 16 * 16;
   }
 
   __device__ __forceinline__ int64_t Group(int stage, int slot) const {
     if (p_.group_of_step != nullptr)
       return p_.group_of_step[min(stage * Shape::kSteps + slot, p_.last_step)];
-    const int group = p_.slots > 1 ? stage * p_.slots + slot
-                                   : static_cast<int>(__umulhi(2 * stage, p_.group_factor));
+    const int group = Shape::kSlots > 1 ? stage * p_.slots + slot
+                                        : static_cast<int>(__umulhi(2 * stage, p_.group_factor));
     return min(group, p_.last_group);
   }
 
-  __device__ __forceinline__ void CopyBoxUnderPolicy(uint32_t to, int column, int row,
-                                                     uint32_t barrier) const {
+  static __device__ __forceinline__ void CopyWeights(uint32_t to, const CUtensorMap& map,
+                                                     int column, int row, uint32_t barrier,
+                                                     uint64_t policy) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
         " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-        "l"(&weights_), "r"(column), "r"(row), "r"(barrier), "l"(policy_)
+        "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
         : "memory");
   }
   static __device__ __forceinline__ void CopyBytes(uint32_t to, const void* from, int bytes,
@@ -236,11 +239,9 @@ class StageLoader {
   }
 
   const PackedGemmParams& p_;
-  const CUtensorMap& x_;
-  const CUtensorMap& weights_;
   const PackedShared<Shape>& shared_;
-  const uint64_t policy_;
-  const int lane_;
+  RingPlace<Shape::kStages> place_;
+  uint32_t to_ = 0;
 };
 
 }  // namespace tessera

@@ -236,8 +236,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     PackedConsumer<T, Shape>(p, shared).ComputeAll();
   } else {
     ShrinkRegisters<Shape::kLoaderRegisters>();
-    if (threadIdx.x < Shape::kConsumerThreads + kWarp)
-      StageLoader<Shape>(p, x, weights, shared).LoadAll();
+    StageLoader<Shape> loader(p, shared);
+    const int warp = static_cast<int>(threadIdx.x - Shape::kConsumerThreads) / kWarp;
+    const bool first_lane = threadIdx.x % kWarp == 0;
+    if (warp == 0 && first_lane) loader.LoadInputs(x);
+    if (warp == 1 && first_lane) loader.LoadWeights(weights);
+    if (warp == 2) loader.LoadScales();
   }
 }
 
