@@ -3,7 +3,7 @@
 //   runs it packed_rows_bench ways [max_t]    every tile, and by parts, on one matrix of each size
 //   packed_rows_bench one MATRIX BITS T ROWS TOKENS   one tile (0 0: the planner's), for profilers
 // A line for people: matrix, bits, t, us, TFLOP/s, % of 805, packed bytes in % of 4.50 TB/s,
-// cuBLASLt us over ours, the way: tile, shared tiles and blocks, and the planner's estimate. Then
+// cuBLASLt us over ours, the way: tile, shared tiles and teams, and the planner's estimate. Then
 // one of JSON.
 #include <algorithm>
 #include <cstdio>
@@ -149,7 +149,7 @@ void Print(const Bench& b, const Figure& f) {
 
 std::string Describe(const PackedGemmPlan& p) {
   return absl::StrCat(p.tile.rows, "x", p.tile.tokens, " ", p.shared_tiles, "/", p.tiles(), " ",
-                      p.shared_blocks);
+                      p.shared_teams);
 }
 
 PackedGemmShape ShapeOf(const Matrix& m, int bits, int64_t t) {

@@ -19,77 +19,106 @@ namespace tessera {
 
 constexpr int kWarpgroup = 128;
 constexpr int kMaxGroups = 4;  // warpgroups that multiply
-constexpr int kLoadingWarps = 3;
 
 // A block: kRowGroups x kDepthGroups warpgroups that multiply and, behind them, one that loads. A
 // warpgroup has 64 rows of W and every kDepthGroups-th stage. A stage has up to kSlots groups of k.
 template <int kBitsOf, int kSlotsOf, PackedTile kTile>
 struct PackedShape {
   static constexpr int kBits = kBitsOf, kSlots = kSlotsOf, kTokens = kTile.tokens;
-  static constexpr int kRowGroups = kTile.rows / 64, kDepthGroups = kMaxGroups / kRowGroups;
-  static constexpr int kRows = 64 * kRowGroups;
+  static constexpr int kTeam = kTile.blocks;
+  static constexpr int kRows = kTile.rows / kTeam;
+  static constexpr int kGroups = kTokens > 128 ? 2 : kMaxGroups;
+  static constexpr int kRowGroups = kRows / 64, kDepthGroups = kGroups / kRowGroups;
   static constexpr int kSums = kTokens / 2;                      // of a lane
   static constexpr int kOwnerThreads = kRowGroups * kWarpgroup;  // depth group 0: has the outputs
   static constexpr int kOwnerWarps = kOwnerThreads / kWarp;
   static constexpr int kConsumerThreads = kDepthGroups * kOwnerThreads;
   static constexpr int kThreads = kConsumerThreads + kWarpgroup;
-  // Registers of a thread: five warpgroups are given 96 each at launch.
-  static constexpr int kConsumerRegisters = 112, kLoaderRegisters = 32;
-  static_assert(kRowGroups * 64 == kTile.rows && kRowGroups * kDepthGroups == kMaxGroups);
+  // Registers of a thread: the launch gives 96 to each of five warpgroups, 168 to each of three.
+  static constexpr int kConsumerRegisters = kGroups == 2 ? 232 : 112;
+  static constexpr int kLoaderRegisters = kGroups == 2 ? 40 : 32;
+  static_assert(kRowGroups * 64 == kRows && kRowGroups * kDepthGroups == kGroups);
 
   static constexpr int kSteps = kPackedStageK / kPackedStep;  // of a stage
   static constexpr int kPanels = kPackedStageK / kPanelElements;
+  static constexpr int kPanelSteps = kSteps / kPanels;
   static constexpr int kBatch = 2;  // steps that are unpacked together
 
-  // A stage: panels of x; blocks of 64 bytes of each row; kSlots scales and zeros of each row.
-  // Zeros of gated rows come in two runs, each from a multiple of 16 bytes on.
-  static constexpr int kBlocks = kPackedStageK / PackedBlock(kBits);
+  // Two rings: panels of x and stages of weights, which are blocks of 64 bytes of each row and
+  // kSlots scales and zeros of each row. Zeros of gated rows come in two runs, each from a multiple
+  // of 16 bytes on.
   static constexpr int kPanelBytes = kTokens * kPanelRowBytes;
+  static constexpr int kXPanels = kTokens == 256   ? 5
+                                  : kTokens == 128 ? (kDepthGroups > 1 ? 8 : 6)
+                                  : kTokens == 64  ? 12
+                                                   : 16;
+  static constexpr int kBlocks = kPackedStageK / PackedBlock(kBits);
   static constexpr int kBlockBytes = kRows * static_cast<int>(kPackedBlockBytes);
   static constexpr int kScaleSlotBytes = kRows * 2;
   static constexpr int kZeroHalfBytes = kRows / 2 * kBits / 8 + 16;
   static constexpr int kZeroSlotBytes = 2 * kZeroHalfBytes;
-  static constexpr int kBlocksAt = kPanels * kPanelBytes;
-  static constexpr int kScalesAt = kBlocksAt + kBlocks * kBlockBytes;
+  static constexpr int kScalesAt = kBlocks * kBlockBytes;
   static constexpr int kZerosAt = kScalesAt + kSlots * kScaleSlotBytes;
   static constexpr int kStageBytes =
-      static_cast<int>(AlignUp(kZerosAt + kSlots * kZeroSlotBytes, 1024));
+      static_cast<int>(AlignUp(kZerosAt + kSlots * kZeroSlotBytes, 128));
 
   // Sums that depth group 1 hands over at a time: 16 of each thread.
   static constexpr int kHandedSums = 16;
   static constexpr int kHandedBytes = (kDepthGroups - 1) * kOwnerThreads * kHandedSums * 4;
-  static constexpr int kSharedBytes = 227 * 1024, kBarrierBytes = 256;
+  static constexpr int kSharedBytes = 227 * 1024, kBarrierBytes = 512;
+  static constexpr int kStagesAt = kXPanels * kPanelBytes;
   static constexpr int kStages =
-      std::min(8, (kSharedBytes - kHandedBytes - kBarrierBytes) / kStageBytes) / kDepthGroups *
-      kDepthGroups;
-  static constexpr int kHandedAt = kStages * kStageBytes;
+      std::min(8, (kSharedBytes - kStagesAt - kHandedBytes - kBarrierBytes) / kStageBytes) /
+      kDepthGroups * kDepthGroups;
+  static constexpr int kHandedAt = kStagesAt + kStages * kStageBytes;
   static constexpr int kBarriersAt = kHandedAt + kHandedBytes;
-  static constexpr int kBytes = kBarriersAt + 2 * kStages * 8;
+  static constexpr int kBytes = kBarriersAt + (kStages + kXPanels) * 16;
   static_assert(kStages >= 3 && kDepthGroups <= 2 && kBytes <= kSharedBytes);
+  static_assert(kDepthGroups == 1 || kXPanels % (kDepthGroups * kPanels) == 0);
 };
 
-// A stage's barriers: Full for what was loaded, Free for the warps that have used it.
+// Barriers of panels and stages: Full for what was loaded, Free for the warps that have used it;
+// for a panel, those of the team.
 template <typename Shape>
 struct PackedShared {
   uint32_t base;
 
-  __device__ __forceinline__ uint32_t Stage(int i) const { return base + i * Shape::kStageBytes; }
+  __device__ __forceinline__ uint32_t Panel(int i) const { return base + i * Shape::kPanelBytes; }
+  __device__ __forceinline__ uint32_t Stage(int i) const {
+    return base + Shape::kStagesAt + i * Shape::kStageBytes;
+  }
   __device__ __forceinline__ uint32_t Handed() const { return base + Shape::kHandedAt; }
-  __device__ __forceinline__ uint32_t Full(int i) const {
+  __device__ __forceinline__ uint32_t PanelFull(int i) const {
     return base + Shape::kBarriersAt + i * 16;
   }
+  __device__ __forceinline__ uint32_t PanelFree(int i) const { return PanelFull(i) + 8; }
+  __device__ __forceinline__ uint32_t Full(int i) const { return PanelFull(Shape::kXPanels + i); }
   __device__ __forceinline__ uint32_t Free(int i) const { return Full(i) + 8; }
 
   __device__ __forceinline__ void InitBarriers() const {
+    for (int i = 0; i < Shape::kXPanels; ++i) {
+      InitBarrier(PanelFull(i), 1);
+      InitBarrier(PanelFree(i), Shape::kOwnerWarps * Shape::kTeam);
+    }
     for (int i = 0; i < Shape::kStages; ++i) {
-      InitBarrier(Full(i), kLoadingWarps);
+      InitBarrier(Full(i), 2);  // blocks; scales and zeros
       InitBarrier(Free(i), Shape::kOwnerWarps);
     }
     FenceBarrierInit();
   }
 };
 
-// The rows of W of a tile: one run of kRows, or gated two of kRows / 2, n apart.
+// All threads of a team's blocks wait for each other.
+template <int kTeam>
+__device__ __forceinline__ void MeetTeam() {
+  if constexpr (kTeam > 1)
+    asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+  else
+    __syncthreads();
+}
+
+// The rows of W of a block's part of a tile: one run of kRows, or gated two of kRows / 2, n apart.
+// There may be none.
 template <typename Shape>
 struct PackedRows {
   int64_t start;  // of the first run
@@ -99,8 +128,8 @@ struct PackedRows {
   __device__ __forceinline__ PackedRows(const PackedGemmParams& p, int row_tile)
       : runs(p.gated ? 2 : 1), apart(p.gated ? p.n : 0) {
     const int most = Shape::kRows / runs;
-    start = int64_t{row_tile} * most;
-    count = static_cast<int>(min(int64_t{most}, (p.gated ? p.n : p.rows) - start));
+    start = (int64_t{row_tile} * Shape::kTeam + PackedWalk<Shape::kTeam>::Rank()) * most;
+    count = static_cast<int>(max(int64_t{0}, min(int64_t{most}, (p.gated ? p.n : p.rows) - start)));
   }
   // Bytes from the last multiple of 16 to where a run's zeros start.
   __device__ __forceinline__ int ZerosOff(int run) const {
@@ -116,20 +145,27 @@ class StageLoader {
                                          const PackedShared<Shape>& shared)
       : p_(p), shared_(shared) {}
 
-  // One thread.
+  // One thread. A block loads its part of the tokens for the whole team.
   __device__ __forceinline__ void LoadInputs(const CUtensorMap& x) {
+    constexpr int kPartTokens = Shape::kTokens / Shape::kTeam;
+    const int rank = PackedWalk<Shape::kTeam>::Rank();
     WaitForPrevious();
+    RingPlace<Shape::kXPanels> place;
     PackedItem item;
-    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+    for (int turn = 0; PackedWalk<Shape::kTeam>::Item(p_, turn, item); ++turn) {
+      const int token = item.token_tile * Shape::kTokens + rank * kPartTokens;
       int column = item.first * static_cast<int>(kPackedStageK);
-      const int token = item.token_tile * Shape::kTokens;
-      for (int stage = item.first; stage < item.end; ++stage, column += kPackedStageK) {
-        const uint32_t full = NextSlot();
-        ArriveExpecting(full, Shape::kPanels * Shape::kPanelBytes);
-#pragma unroll
-        for (int panel = 0; panel < Shape::kPanels; ++panel)
-          CopyBox(to_ + panel * Shape::kPanelBytes, x, column + panel * kPanelElements, token,
-                  full);
+      const int end = item.end * static_cast<int>(kPackedStageK);
+      for (; column < end; column += kPanelElements) {
+        const uint32_t full = shared_.PanelFull(place.at);
+        const uint32_t to = shared_.Panel(place.at) + rank * (kPartTokens * kPanelRowBytes);
+        WaitAt(shared_.PanelFree(place.at), place.parity ^ 1);
+        ArriveExpecting(full, Shape::kPanelBytes);
+        if constexpr (Shape::kTeam > 1)
+          CopyToTeam(to, x, column, token, full);
+        else
+          CopyBox(to, x, column, token, full);
+        place.Next();
       }
     }
   }
@@ -139,7 +175,7 @@ class StageLoader {
     constexpr int kBlockColumns = static_cast<int>(kPackedBlockBytes);
     const uint64_t policy = Policy(p_.weights_once);
     PackedItem item;
-    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+    for (int turn = 0; PackedWalk<Shape::kTeam>::Item(p_, turn, item); ++turn) {
       const PackedRows<Shape> rows(p_, item.row_tile);
       const int first = static_cast<int>(rows.start), second = first + static_cast<int>(rows.apart);
       int column = item.first * Shape::kBlocks * kBlockColumns;
@@ -148,7 +184,7 @@ class StageLoader {
         ArriveExpecting(full, Shape::kBlocks * Shape::kBlockBytes);
 #pragma unroll
         for (int block = 0; block < Shape::kBlocks; ++block, column += kBlockColumns) {
-          const uint32_t to = to_ + Shape::kBlocksAt + block * Shape::kBlockBytes;
+          const uint32_t to = to_ + block * Shape::kBlockBytes;
           CopyWeights(to, weights, column, first, full, policy);
           if (rows.runs > 1)
             CopyWeights(to + Shape::kBlockBytes / 2, weights, column, second, full, policy);
@@ -162,9 +198,9 @@ class StageLoader {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int run = lane / Shape::kSlots, slot = lane % Shape::kSlots;
     PackedItem item;
-    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+    for (int turn = 0; PackedWalk<Shape::kTeam>::Item(p_, turn, item); ++turn) {
       const PackedRows<Shape> rows(p_, item.row_tile);
-      const bool copies = run < rows.runs && slot < p_.slots;
+      const bool copies = run < rows.runs && slot < p_.slots && rows.count > 0;
       const int64_t row = rows.start + run * rows.apart;
       const char* const scales = p_.scales + row * 2;
       const char* const zeros = p_.zeros + row * Shape::kBits / 8 - rows.ZerosOff(run);
@@ -208,7 +244,7 @@ class StageLoader {
 
   // Up to whole 16 bytes, to which rows of zeros are padded; 0 where there are none.
   __device__ __forceinline__ int ZeroBytes(const PackedRows<Shape>& rows, int run) const {
-    if (p_.zeros == nullptr) return 0;
+    if (p_.zeros == nullptr || rows.count == 0) return 0;
     return (rows.ZerosOff(run) + rows.count * Shape::kBits / 8 + 15) / 16 * 16;
   }
 
@@ -227,6 +263,16 @@ class StageLoader {
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
         " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
         "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
+        : "memory");
+  }
+  // To the same place in each of the team's blocks, whose barriers each count all bytes.
+  static __device__ __forceinline__ void CopyToTeam(uint32_t to, const CUtensorMap& map, int column,
+                                                    int row, uint32_t barrier) {
+    constexpr uint16_t kAll = (1 << Shape::kTeam) - 1;
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+        "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(kAll)
         : "memory");
   }
   static __device__ __forceinline__ void CopyBytes(uint32_t to, const void* from, int bytes,

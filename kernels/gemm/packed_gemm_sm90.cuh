@@ -52,13 +52,14 @@ class PackedConsumer {
         depth_(static_cast<int>(threadIdx.x) / Shape::kOwnerThreads),
         row_(FirstRow<Shape>(p.gated, thread_)) {
     ring_.at = depth_;
+    panel_.at = depth_ * Shape::kPanels;
   }
 
   __device__ __forceinline__ void ComputeAll() {
     WaitForPrevious();
     int first_depth = 0;  // the depth group of the item's first stage
     PackedItem item;
-    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+    for (int turn = 0; Walk::Item(p_, turn, item); ++turn) {
       zeros_on_ = p_.gated
                       ? Shape::kZeroHalfBytes + PackedRows<Shape>(p_, item.row_tile).ZerosOff(1)
                       : RowsOn<Shape>(false) * Shape::kBits / 8;
@@ -67,12 +68,13 @@ class PackedConsumer {
       if constexpr (Shape::kDepthGroups > 1) first_depth = (first_depth + stages) % 2;
       // The item is found anew, to save the products its registers.
       asm volatile("" : "+r"(turn));
-      PackedWalk::Item(p_, turn, item);
+      Walk::Item(p_, turn, item);
       Finish(item);
     }
   }
 
  private:
+  using Walk = PackedWalk<Shape::kTeam>;
   static constexpr int kBatch = Shape::kBatch;
   static constexpr int kBatches = Shape::kSteps / kBatch;
 
@@ -87,16 +89,15 @@ class PackedConsumer {
       other.Add(d_);
     }
     const PartialSums<Shape> partial(p_.partial, flags[p_.flag_slot], thread_);
-    const int block = PackedWalk::Block();
+    const int team = Walk::Team();
     if (item.first > 0) {
-      partial.Give(block, d_);
+      partial.Give(team, d_);
       return;
     }
     if (item.end < p_.stages) {
-      int end = block + 1;
-      while (end < p_.shared_blocks && PackedWalk::RunStart(p_, end) < (item.tile + 1) * p_.stages)
-        ++end;
-      partial.Add(block + 1, end, d_);
+      int end = team + 1;
+      while (end < p_.shared_teams && Walk::RunStart(p_, end) < (item.tile + 1) * p_.stages) ++end;
+      partial.Add(team + 1, end, d_);
     }
     OutputTile<T, Shape>(p_, item, thread_).Store(d_);
   }
@@ -106,44 +107,40 @@ class PackedConsumer {
   __device__ __forceinline__ void Multiply(int stages) {
 #pragma unroll
     for (int i = 0; i < Shape::kSums; ++i) d_[i] = 0.f;
-    used_ = 0;
+    used_ = panel_free_ = 0;
     for (; stages > 0; --stages) {
       WaitAt(shared_.Full(ring_.at), ring_.parity);
       stage_ = shared_.Stage(ring_.at);
-      tile_ = TileDescriptor(stage_, 16);
       Batches<0>();
       NextStage();
     }
     WaitForProducts<0>();
     PinRegisters(d_);
+    ReleasePanel(panel_free_);
     ReleaseStage();
   }
 
   // Batch kAt of a stage and those behind it. While it is unpacked, the products of the one before
-  // run; those before them are done with their registers and, at the second batch, with the stage
-  // before.
+  // run; those before them are done with their registers, at a panel's second batch with the panel
+  // before, and at a stage's with the stage before.
   template <int kAt>
   __device__ __forceinline__ void Batches() {
     if constexpr (kAt < kBatches) {
+      constexpr int kInPanel = kAt % (Shape::kPanelSteps / kBatch);
       WaitForProducts<1>();
+      if constexpr (kInPanel == 1) ReleasePanel(used_panel_);
       if constexpr (kAt == 1) ReleaseStage();
       UnpackBatch<kAt * kBatch, 0>();
+      if constexpr (kInPanel == 0) NextPanel();
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) PinRegisters(a_[kAt % 2][i]);
       FenceProducts();
-      Products<kAt, 0>();
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i)
+        RegisterTimesTokens<T>(d_, a_[kAt % 2][i],
+                               MatrixDescriptor(tile_, (kInPanel * kBatch + i) * 32));
       CommitProducts();
       Batches<kAt + 1>();
-    }
-  }
-
-  template <int kAt, int kIndex>
-  __device__ __forceinline__ void Products() {
-    if constexpr (kIndex < kBatch) {
-      constexpr int kPanelSteps = Shape::kSteps / Shape::kPanels, kStep = kAt * kBatch + kIndex;
-      constexpr int kBytesOn = kStep / kPanelSteps * Shape::kPanelBytes + kStep % kPanelSteps * 32;
-      RegisterTimesTokens<T>(d_, a_[kAt % 2][kIndex], MatrixDescriptor(tile_, kBytesOn));
-      Products<kAt, kIndex + 1>();
     }
   }
 
@@ -155,10 +152,10 @@ class PackedConsumer {
       if constexpr (kStep % kBlockSteps == 0) {
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          words_[half] = LoadShared16(
-              stage_ + Shape::kBlocksAt + kStep / kBlockSteps * Shape::kBlockBytes +
-              (row_ + half * RowsOn<Shape>(p_.gated)) * static_cast<int>(kPackedBlockBytes) +
-              thread_ % 4 * 16);
+          words_[half] = LoadShared16(stage_ + kStep / kBlockSteps * Shape::kBlockBytes +
+                                      (row_ + half * RowsOn<Shape>(p_.gated)) *
+                                          static_cast<int>(kPackedBlockBytes) +
+                                      thread_ % 4 * 16);
       }
       if constexpr (kStep * Shape::kSlots % Shape::kSteps == 0)
         SetScales(kStep * p_.slots / Shape::kSteps);
@@ -190,15 +187,53 @@ class PackedConsumer {
     }
   }
 
-  // The oldest stage that this warp's products have read, if there is one. No branch, see
-  // Multiply().
-  __device__ __forceinline__ void ReleaseStage() {
+  // What this warp's products have read is free; 0: nothing. No branches, see Multiply().
+  __device__ __forceinline__ void ReleaseStage() const {
     __syncwarp();
+    ArriveIf(used_ != 0 && thread_ % kWarp == 0, used_);
+  }
+  __device__ __forceinline__ void ReleasePanel(uint32_t barrier) const {
+    __syncwarp();
+    if constexpr (Shape::kTeam > 1)
+      ArriveInTeamIf(barrier != 0 && thread_ % kWarp < Shape::kTeam, barrier, thread_ % kWarp);
+    else
+      ArriveIf(barrier != 0 && thread_ % kWarp == 0, barrier);
+  }
+  static __device__ __forceinline__ void ArriveIf(bool arrives, uint32_t barrier) {
     asm volatile(
         "{\n\t.reg .pred arrives;\n\tsetp.ne.b32 arrives, %1, 0;\n\t"
-        "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n\t}" ::"r"(used_),
-        "r"(used_ != 0 && thread_ % kWarp == 0 ? 1 : 0)
+        "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n\t}" ::"r"(barrier),
+        "r"(static_cast<int>(arrives))
         : "memory");
+  }
+  // At the barrier of that place in block `rank` of the team.
+  static __device__ __forceinline__ void ArriveInTeamIf(bool arrives, uint32_t barrier, int rank) {
+    asm volatile(
+        "{\n\t.reg .pred arrives;\n\t.reg .b32 there;\n\tsetp.ne.b32 arrives, %1, 0;\n\t"
+        "@arrives mapa.shared::cluster.u32 there, %0, %2;\n\t"
+        "@arrives mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n\t}" ::"r"(
+            barrier),
+        "r"(static_cast<int>(arrives)), "r"(rank)
+        : "memory");
+  }
+
+  // Waits for the next panel of x.
+  __device__ __forceinline__ void NextPanel() {
+    WaitAt(shared_.PanelFull(panel_.at), panel_.parity);
+    tile_ = TileDescriptor(shared_.Panel(panel_.at), 16);
+    used_panel_ = panel_free_;
+    panel_free_ = shared_.PanelFree(panel_.at);
+    panel_.Next();
+    if constexpr (Shape::kDepthGroups > 1) {
+      // Behind its stage's panels lie those of the other depth group.
+      if (panel_.at % Shape::kPanels == 0) {
+        panel_.at += Shape::kPanels;
+        if (panel_.at >= Shape::kXPanels) {
+          panel_.at -= Shape::kXPanels;
+          panel_.parity ^= 1;
+        }
+      }
+    }
   }
 
   template <int kWord>
@@ -213,16 +248,20 @@ class PackedConsumer {
   int zeros_on_ = 0;          // from its zero to the second's
   uint32_t stage_ = 0, tile_ = 0;
   RingPlace<Shape::kStages> ring_;
-  uint32_t used_ = 0;  // the Free barrier of the item's stage before the one at work; 0: none
+  RingPlace<Shape::kXPanels> panel_;
+  // The Free barriers of the item's stage and panel before those at work, and of the panel; 0:
+  // none.
+  uint32_t used_ = 0, used_panel_ = 0, panel_free_ = 0;
   RowUnpacker<T, Shape::kBits> rows_[2];
   uint4 words_[2];
   uint32_t a_[2][kBatch][4];
   float d_[Shape::kSums];
 };
 
-// Persistent blocks, one a multiprocessor; PackedWalk says which tiles they take.
+// Persistent blocks, one a multiprocessor; PackedWalk says which tiles they take. A cluster is a
+// team.
 template <typename T, typename Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
+__global__ void __cluster_dims__(Shape::kTeam, 1, 1) __launch_bounds__(Shape::kThreads, 1)
     PackedGemmKernel(const __grid_constant__ PackedGemmParams p,
                      const __grid_constant__ CUtensorMap x,
                      const __grid_constant__ CUtensorMap weights) {
@@ -230,7 +269,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   LetNextStart();
   const PackedShared<Shape> shared{SharedAddress(memory)};
   if (threadIdx.x == 0) shared.InitBarriers();
-  __syncthreads();
+  MeetTeam<Shape::kTeam>();
   if (threadIdx.x < Shape::kConsumerThreads) {
     GrowRegisters<Shape::kConsumerRegisters>();
     PackedConsumer<T, Shape>(p, shared).ComputeAll();
@@ -243,6 +282,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (warp == 1 && first_lane) loader.LoadWeights(weights);
     if (warp == 2) loader.LoadScales();
   }
+  // No block leaves while others may write to its memory.
+  if constexpr (Shape::kTeam > 1) MeetTeam<Shape::kTeam>();
 }
 
 // Groups that a stage of k may hold: 1, 2, 4 or 8.
@@ -280,7 +321,7 @@ PackedGemmParams ParamsOf(const LinearArgs& a, const PackedGemmPlan& plan,
   p.token_tiles = static_cast<int>(plan.token_tiles);
   p.stages = static_cast<int>(plan.stages);
   p.shared_tiles = static_cast<int>(plan.shared_tiles);
-  p.shared_blocks = plan.shared_blocks;
+  p.shared_teams = plan.shared_teams;
   p.partial = scratch.partial;
   p.flag_slot = scratch.flag_slot;
   return p;
@@ -291,7 +332,8 @@ absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
                            const PackedScratch& scratch, cudaStream_t stream) {
   const PackedWeight& w = a.packed;
   CUtensorMap x, weights;
-  RETURN_IF_ERROR(MapPanels("packed_gemm", a.x, a.t, a.k, Shape::kTokens, a.dtype, &x));
+  RETURN_IF_ERROR(
+      MapPanels("packed_gemm", a.x, a.t, a.k, Shape::kTokens / Shape::kTeam, a.dtype, &x));
   RETURN_IF_ERROR(MapBytes("packed_gemm", w.values, w.n, PackedRowBytes(w.bits, w.k),
                            a.gated ? Shape::kRows / 2 : Shape::kRows,
                            static_cast<int>(kPackedBlockBytes), &weights));
@@ -299,8 +341,8 @@ absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
   RETURN_IF_CUDA_ERROR(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
       "packed_gemm shared memory");
-  const LaunchShape launch{dim3(static_cast<unsigned>(plan.blocks)), dim3(Shape::kThreads),
-                           Shape::kBytes, stream};
+  const LaunchShape launch{dim3(static_cast<unsigned>(plan.teams * Shape::kTeam)),
+                           dim3(Shape::kThreads), Shape::kBytes, stream};
   return LaunchDependent("packed_gemm launch", kernel, launch, ParamsOf(a, plan, scratch), x,
                          weights);
 }
