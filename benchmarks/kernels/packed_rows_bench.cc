@@ -25,7 +25,7 @@ namespace {
 constexpr int64_t kPoolBytes = int64_t{3} << 30;
 constexpr int64_t kInputBytes = int64_t{640} << 20;
 constexpr int64_t kScratchBytes = int64_t{1} << 30;
-constexpr int64_t kLibraryBytes = int64_t{32} << 20;
+constexpr int64_t kLibraryBytes = int64_t{72} << 20;
 constexpr double kPeakFlops = 805e12;
 constexpr int64_t kGroup = 128;
 
@@ -174,7 +174,7 @@ absl::Status Table(const Bench& b, int64_t max_t) {
 
 absl::Status WaysOf(const Bench& b, const Matrix& m, int bits, int64_t t, double library) {
   for (const PackedTile tile : kPackedTiles) {
-    if (tile.tokens >= 2 * t || tile.tokens * 16 < t) continue;
+    if (tile.tokens >= 2 * t || (tile.tokens < 128 && tile.tokens * 4 < t)) continue;
     const PackedGemmPlan plan =
         PlanPackedTile(b.gpu.sm_count, ShapeOf(m, bits, t), tile, kLibraryBytes);
     ASSIGN_OR_RETURN(const double us, TimeWay(b, m, bits, t, [&](const auto&... args) {
@@ -189,7 +189,7 @@ absl::Status WaysOf(const Bench& b, const Matrix& m, int bits, int64_t t, double
 }
 
 absl::Status Ways(const Bench& b, int64_t max_t) {
-  for (const int64_t t : {32, 64, 128, 256, 512, 1024, 4096}) {
+  for (const int64_t t : {32, 64, 128, 256, 512, 1024, 2048, 4096}) {
     if (t > max_t) break;
     for (const int index : {0, 1, 2, 3, 9, 11}) {
       const Matrix& m = kMatrices[index];

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <mutex>
 
 #include <absl/strings/str_cat.h>
 #include <cuda_runtime_api.h>
 
+#include "common/align.h"
 #include "common/status_macros.h"
 #include "kernels/gemm/cublaslt_gemm.h"
 #include "kernels/gemm/elementwise.h"
@@ -50,6 +52,32 @@ int FlagSlotOf(const void* workspace) {
   return slot;
 }
 
+// Rows of W of a part, at most `most`: the library's tiles of a part (128 rows by 256 tokens, which
+// is what it mostly takes) fill rounds of multiprocessors, and parts are few, since each has two
+// launches. In eights.
+int64_t RowsOfPart(int64_t rows, int64_t t, int64_t most, int sm_count) {
+  constexpr int64_t kTileRows = 128, kTileTokens = 256;
+  if (rows <= most || most < kTileRows) return std::min(rows, most / 8 * 8);
+  constexpr double kLaunchRounds = 0.1;  // a part's launches, in rounds of tiles
+  const int64_t token_tiles = CeilDiv(t, kTileTokens);
+  int64_t best = 0;
+  double best_rounds = std::numeric_limits<double>::infinity();
+  for (int64_t part = kTileRows; part <= most; part += kTileRows) {
+    const auto each = [&](int64_t count) {
+      return static_cast<double>(
+          CeilDiv(CeilDiv(count, kTileRows) * token_tiles, static_cast<int64_t>(sm_count)));
+    };
+    const auto whole = static_cast<double>(rows / part);
+    const int64_t rest = rows % part;
+    const double rounds =
+        whole * (each(part) + kLaunchRounds) + (rest == 0 ? 0. : each(rest) + kLaunchRounds);
+    if (rounds >= best_rounds) continue;
+    best = part;
+    best_rounds = rounds;
+  }
+  return best;
+}
+
 // A part of the rows of W: expanded, then multiplied into its columns of y.
 struct PartsPlan {
   char* expanded = nullptr;
@@ -59,13 +87,13 @@ struct PartsPlan {
 };
 
 absl::StatusOr<PartsPlan> PlanParts(const LinearArgs& a, const LinearWorkspace& workspace) {
-  constexpr int64_t kHalfBytes = 2, kRowStep = 8;
+  constexpr int64_t kHalfBytes = 2;
   PartsPlan plan;
-  plan.scratch_bytes = workspace.library_bytes / 4;
+  plan.scratch_bytes = workspace.library_bytes / 8;
   plan.scratch = workspace.library;
   plan.expanded = static_cast<char*>(workspace.library) + plan.scratch_bytes;
   const int64_t fit = (workspace.library_bytes - plan.scratch_bytes) / (a.k * kHalfBytes);
-  plan.rows = std::min(fit / kRowStep * kRowStep, RowsOfW(a));
+  plan.rows = RowsOfPart(RowsOfW(a), a.t, fit, CurrentGpu().sm_count);
   if (plan.rows <= 0)
     return absl::InvalidArgumentError(absl::StrCat(
         "packed_gemm: workspace of ", workspace.library_bytes, " bytes, needs 8 rows of k=", a.k));

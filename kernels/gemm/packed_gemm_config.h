@@ -19,7 +19,7 @@ struct PackedTile {
 
 // Tiles the kernel is built for.
 inline constexpr std::array<PackedTile, 7> kPackedTiles = {
-    {{128, 32}, {256, 32}, {128, 64}, {256, 64}, {128, 128}, {256, 128}, {256, 256, 2}}};
+    {{128, 32}, {256, 32}, {128, 64}, {256, 64}, {128, 128}, {256, 128}, {512, 128, 2}}};
 
 struct PackedGemmShape {
   int bits = 4;

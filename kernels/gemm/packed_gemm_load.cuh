@@ -27,17 +27,15 @@ struct PackedShape {
   static constexpr int kBits = kBitsOf, kSlots = kSlotsOf, kTokens = kTile.tokens;
   static constexpr int kTeam = kTile.blocks;
   static constexpr int kRows = kTile.rows / kTeam;
-  static constexpr int kGroups = kTokens > 128 ? 2 : kMaxGroups;
-  static constexpr int kRowGroups = kRows / 64, kDepthGroups = kGroups / kRowGroups;
+  static constexpr int kRowGroups = kRows / 64, kDepthGroups = kMaxGroups / kRowGroups;
   static constexpr int kSums = kTokens / 2;                      // of a lane
   static constexpr int kOwnerThreads = kRowGroups * kWarpgroup;  // depth group 0: has the outputs
   static constexpr int kOwnerWarps = kOwnerThreads / kWarp;
   static constexpr int kConsumerThreads = kDepthGroups * kOwnerThreads;
   static constexpr int kThreads = kConsumerThreads + kWarpgroup;
-  // Registers of a thread: the launch gives 96 to each of five warpgroups, 168 to each of three.
-  static constexpr int kConsumerRegisters = kGroups == 2 ? 232 : 112;
-  static constexpr int kLoaderRegisters = kGroups == 2 ? 40 : 32;
-  static_assert(kRowGroups * 64 == kRows && kRowGroups * kDepthGroups == kGroups);
+  // Registers of a thread: five warpgroups are given 96 each at launch.
+  static constexpr int kConsumerRegisters = 112, kLoaderRegisters = 32;
+  static_assert(kRowGroups * 64 == kRows && kRowGroups * kDepthGroups == kMaxGroups);
 
   static constexpr int kSteps = kPackedStageK / kPackedStep;  // of a stage
   static constexpr int kPanels = kPackedStageK / kPanelElements;
@@ -48,10 +46,9 @@ struct PackedShape {
   // kSlots scales and zeros of each row. Zeros of gated rows come in two runs, each from a multiple
   // of 16 bytes on.
   static constexpr int kPanelBytes = kTokens * kPanelRowBytes;
-  static constexpr int kXPanels = kTokens == 256   ? 5
-                                  : kTokens == 128 ? (kDepthGroups > 1 ? 8 : 6)
-                                  : kTokens == 64  ? 12
-                                                   : 16;
+  static constexpr int kXPanels = kTokens == 128  ? (kDepthGroups > 1 ? 8 : 6)
+                                  : kTokens == 64 ? 12
+                                                  : 16;
   static constexpr int kBlocks = kPackedStageK / PackedBlock(kBits);
   static constexpr int kBlockBytes = kRows * static_cast<int>(kPackedBlockBytes);
   static constexpr int kScaleSlotBytes = kRows * 2;
@@ -107,6 +104,10 @@ struct PackedShared {
     FenceBarrierInit();
   }
 };
+
+__device__ __forceinline__ void PrefetchMap(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
 
 // All threads of a team's blocks wait for each other.
 template <int kTeam>

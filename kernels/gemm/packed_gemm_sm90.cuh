@@ -268,7 +268,11 @@ __global__ void __cluster_dims__(Shape::kTeam, 1, 1) __launch_bounds__(Shape::kT
   extern __shared__ __align__(1024) char memory[];
   LetNextStart();
   const PackedShared<Shape> shared{SharedAddress(memory)};
-  if (threadIdx.x == 0) shared.InitBarriers();
+  if (threadIdx.x == 0) {
+    PrefetchMap(x);
+    PrefetchMap(weights);
+    shared.InitBarriers();
+  }
   MeetTeam<Shape::kTeam>();
   if (threadIdx.x < Shape::kConsumerThreads) {
     GrowRegisters<Shape::kConsumerRegisters>();

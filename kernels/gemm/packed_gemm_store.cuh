@@ -83,7 +83,6 @@ class PartialSums {
 #pragma unroll
     for (int i = 0; i < Shape::kSums / 4; ++i)
       __stcg(At(team, i), make_float4(d[i * 4], d[i * 4 + 1], d[i * 4 + 2], d[i * 4 + 3]));
-    __threadfence();
     GroupWait();
     if (thread_ % kWarpgroup == 0) StoreRelease(Flag(team), 1);
   }

@@ -1,4 +1,4 @@
-// From packed integers to the 16-bit weights of an m64k16 operand in registers (sm_90).
+// From packed integers to 16-bit weights.
 //
 // A value q becomes (q - zero) * scale, rounded once: q - zero is exact in either type, and so is
 // scale, which bf16 takes as the sum of two numbers.
@@ -15,37 +15,29 @@
 namespace tessera {
 
 template <typename T>
-struct HalfPair;  // arithmetic on two values of T in a register
+struct HalfPair;  // arithmetic on two values of T in a register, each operation rounded
 
 template <>
 struct HalfPair<__nv_bfloat16> {
-  static constexpr uint32_t kOne = 0x3f803f80u;
-  static __device__ __forceinline__ uint32_t Subtract(uint32_t a, uint32_t b) {
-    uint32_t d;
-    asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-  }
-  static __device__ __forceinline__ uint32_t Multiply(uint32_t a, uint32_t b) {
-    uint32_t d;
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-  }
+  using Pair = __nv_bfloat162;
 };
-
 template <>
 struct HalfPair<__half> {
-  static constexpr uint32_t kOne = 0x3c003c00u;
-  static __device__ __forceinline__ uint32_t Subtract(uint32_t a, uint32_t b) {
-    uint32_t d;
-    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-  }
-  static __device__ __forceinline__ uint32_t Multiply(uint32_t a, uint32_t b) {
-    uint32_t d;
-    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-  }
+  using Pair = __half2;
 };
+
+template <typename T>
+__device__ __forceinline__ uint32_t SubtractHalves(uint32_t a, uint32_t b) {
+  using Pair = typename HalfPair<T>::Pair;
+  const Pair d = __hsub2_rn(*reinterpret_cast<const Pair*>(&a), *reinterpret_cast<const Pair*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&d);
+}
+template <typename T>
+__device__ __forceinline__ uint32_t MultiplyHalves(uint32_t a, uint32_t b) {
+  using Pair = typename HalfPair<T>::Pair;
+  const Pair d = __hmul2_rn(*reinterpret_cast<const Pair*>(&a), *reinterpret_cast<const Pair*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&d);
+}
 
 // Either half of a register in both; products read it so at no cost.
 __device__ __forceinline__ uint32_t LowerTwice(uint32_t v) {
@@ -86,20 +78,21 @@ class RowUnpacker<__nv_bfloat16, kBits> {
   }
   template <int kField>
   __device__ __forceinline__ uint32_t Pair(uint32_t word) const {
+    constexpr uint32_t kOne = 0x3f803f80u;
     const uint32_t w = word >> (kField * kBits);
     uint32_t q;
     if constexpr (kBits == 4) {
       q = AndOr(w, 0x000f000fu, 0x43004300u);
     } else {
-      q = FmaHalves<__nv_bfloat16>(AndOr(w, 0x007f007fu, 0x43004300u), P::kOne,
+      q = FmaHalves<__nv_bfloat16>(AndOr(w, 0x007f007fu, 0x43004300u), kOne,
                                    AndXor(w, 0x00800080u, 0xc380c380u));
     }
-    q = P::Subtract(q, zero_);
-    return FmaHalves<__nv_bfloat16>(q, UpperTwice(scale_), P::Multiply(q, LowerTwice(scale_)));
+    q = SubtractHalves<__nv_bfloat16>(q, zero_);
+    return FmaHalves<__nv_bfloat16>(q, UpperTwice(scale_),
+                                    MultiplyHalves<__nv_bfloat16>(q, LowerTwice(scale_)));
   }
 
  private:
-  using P = HalfPair<__nv_bfloat16>;
   uint32_t scale_, zero_;  // scale_: what bf16 leaves of the scale below, bf16's above
 };
 
@@ -116,19 +109,19 @@ class RowUnpacker<__half, kBits> {
   __device__ __forceinline__ uint32_t Pair(uint32_t word) const {
     uint32_t q;
     if constexpr (kBits == 8) {
-      q = P::Subtract(__byte_perm(word, 0x64646464u, kField == 0 ? 0x4240 : 0x4341), zero_);
+      q = SubtractHalves<__half>(__byte_perm(word, 0x64646464u, kField == 0 ? 0x4240 : 0x4341),
+                                 zero_);
     } else if constexpr (kField % 2 == 0) {
-      q = P::Subtract(AndOr(word >> (kField * 4), 0x000f000fu, 0x64006400u), zero_);
+      q = SubtractHalves<__half>(AndOr(word >> (kField * 4), 0x000f000fu, 0x64006400u), zero_);
     } else {
       constexpr uint32_t kSixteenth = 0x2c002c00u;
       q = FmaHalves<__half>(AndOr(word >> ((kField - 1) * 4), 0x00f000f0u, 0x64006400u), kSixteenth,
                             minus_high_);
     }
-    return P::Multiply(q, scale_);
+    return MultiplyHalves<__half>(q, scale_);
   }
 
  private:
-  using P = HalfPair<__half>;
   uint32_t scale_, zero_, minus_high_;
 };
 
