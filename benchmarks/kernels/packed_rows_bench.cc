@@ -3,7 +3,7 @@
 //   runs it packed_rows_bench ways [max_t]    every tile, and by parts, on one matrix of each size
 //   packed_rows_bench one MATRIX BITS T ROWS TOKENS   one tile (0 0: the planner's), for profilers
 // A line for people: matrix, bits, t, us, TFLOP/s, % of 805, packed bytes in % of 4.50 TB/s,
-// cuBLASLt us over ours, the way: tile, shared tiles and teams, and the planner's estimate. Then
+// cuBLASLt us over ours, the way: tile, shared tiles and blocks, and the planner's estimate. Then
 // one of JSON.
 #include <algorithm>
 #include <cstdio>
@@ -149,11 +149,11 @@ void Print(const Bench& b, const Figure& f) {
 
 std::string Describe(const PackedGemmPlan& p) {
   return absl::StrCat(p.tile.rows, "x", p.tile.tokens, " ", p.shared_tiles, "/", p.tiles(), " ",
-                      p.shared_teams);
+                      p.shared_blocks);
 }
 
 PackedGemmShape ShapeOf(const Matrix& m, int bits, int64_t t) {
-  return {.bits = bits, .t = t, .rows = m.rows, .k = m.k};
+  return {.bits = bits, .t = t, .rows = m.rows, .k = m.k, .gated = m.gated};
 }
 
 absl::Status Table(const Bench& b, int64_t max_t) {
@@ -164,8 +164,12 @@ absl::Status Table(const Bench& b, int64_t max_t) {
       for (const int bits : {4, 8}) {
         const PackedGemmPlan plan =
             PlanPackedGemm(b.gpu.sm_count, ShapeOf(m, bits, t), kLibraryBytes);
+        const PackedPartsPlan parts =
+            PlanPackedParts(b.gpu.sm_count, ShapeOf(m, bits, t), kLibraryBytes * 7 / 8);
+        const bool by_parts = t >= kPackedPartsMinRows && parts.us < plan.us;
         ASSIGN_OR_RETURN(const double us, TimeWay(b, m, bits, t, LaunchPackedGemm));
-        Print(b, {m, bits, t, us, library, plan.us, Describe(plan)});
+        Print(b, {m, bits, t, us, library, by_parts ? parts.us : plan.us,
+                  by_parts ? absl::StrCat("parts of ", parts.rows) : Describe(plan)});
       }
     }
   }
@@ -182,9 +186,11 @@ absl::Status WaysOf(const Bench& b, const Matrix& m, int bits, int64_t t, double
                      }));
     Print(b, {m, bits, t, us, library, plan.us, Describe(plan)});
   }
-  if (t < 512) return absl::OkStatus();
+  if (t < kPackedPartsMinRows) return absl::OkStatus();
+  const PackedPartsPlan parts =
+      PlanPackedParts(b.gpu.sm_count, ShapeOf(m, bits, t), kLibraryBytes * 7 / 8);
   ASSIGN_OR_RETURN(const double us, TimeWay(b, m, bits, t, LaunchPackedGemmByParts));
-  Print(b, {m, bits, t, us, library, 0, "parts"});
+  Print(b, {m, bits, t, us, library, parts.us, absl::StrCat("parts of ", parts.rows)});
   return absl::OkStatus();
 }
 

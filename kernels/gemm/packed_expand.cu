@@ -33,13 +33,14 @@ __device__ __forceinline__ uint32_t ZeroOf(const PackedWeight& w, int64_t group,
 // pair of values from the same word of each of a block's four pieces. Grid (ceil(rows / kRows),
 // ceil(k / (kSpan kSpansABlock))), block kThreads.
 template <typename T, int kBits>
-__global__ void PackedExpandKernel(PackedWeight w, int64_t first_row, int64_t rows, T* out) {
+__global__ void PackedExpandKernel(PackedWeight w, PackedRowRuns rows, T* out) {
   LetNextStart();
   WaitForPrevious();
   const int64_t row = int64_t{blockIdx.x} * kRows + threadIdx.x / kWarp;
-  if (row >= rows) return;
+  if (row >= rows.count()) return;
+  const int64_t row_of_w = rows.first + row / rows.rows * rows.apart + row % rows.rows;
   const auto* const values =
-      static_cast<const uint8_t*>(w.values) + (first_row + row) * PackedRowBytes(kBits, w.k);
+      static_cast<const uint8_t*>(w.values) + row_of_w * PackedRowBytes(kBits, w.k);
   int64_t k = int64_t{blockIdx.y} * (kSpan * kSpansABlock) + threadIdx.x % kWarp * kColumns;
   const int64_t end = min(w.k, k + kSpan * kSpansABlock);
 #pragma unroll
@@ -47,8 +48,8 @@ __global__ void PackedExpandKernel(PackedWeight w, int64_t first_row, int64_t ro
     if (k >= end) return;
     const int64_t group = GroupOf(w, k / kPackedStep);
     RowUnpacker<T, kBits> unpacker;
-    unpacker.Set(static_cast<const uint16_t*>(w.scales)[group * w.n + first_row + row],
-                 ZeroOf<kBits>(w, group, first_row + row));
+    unpacker.Set(static_cast<const uint16_t*>(w.scales)[group * w.n + row_of_w],
+                 ZeroOf<kBits>(w, group, row_of_w));
     const PackedPlace place = PackedPlaceOf(kBits, k);
     const uint8_t* const word = values + place.byte / 4 * 4;
     const int shift = static_cast<int>(place.byte % 4 * 8) + place.shift;
@@ -63,18 +64,18 @@ __global__ void PackedExpandKernel(PackedWeight w, int64_t first_row, int64_t ro
 
 }  // namespace
 
-absl::Status LaunchPackedExpand(const PackedWeight& w, int64_t first_row, int64_t rows, void* out,
+absl::Status LaunchPackedExpand(const PackedWeight& w, const PackedRowRuns& rows, void* out,
                                 DType dtype, cudaStream_t stream) {
-  if (rows == 0 || w.k == 0) return absl::OkStatus();
+  if (rows.count() == 0 || w.k == 0) return absl::OkStatus();
   const auto blocks = [](int64_t count, int64_t each) {
     return static_cast<unsigned>(CeilDiv(count, each));
   };
-  const LaunchShape shape{dim3(blocks(rows, kRows), blocks(w.k, kSpan * kSpansABlock)),
+  const LaunchShape shape{dim3(blocks(rows.count(), kRows), blocks(w.k, kSpan * kSpansABlock)),
                           dim3(kThreads), 0, stream};
   return VisitHalf(dtype, "packed_expand", [&]<typename T>(TypeTag<T>) {
     return LaunchDependent("packed_expand launch",
                            w.bits == 4 ? PackedExpandKernel<T, 4> : PackedExpandKernel<T, 8>, shape,
-                           w, first_row, rows, static_cast<T*>(out));
+                           w, rows, static_cast<T*>(out));
   });
 }
 

@@ -25,8 +25,7 @@ constexpr int kMaxGroups = 4;  // warpgroups that multiply
 template <int kBitsOf, int kSlotsOf, PackedTile kTile>
 struct PackedShape {
   static constexpr int kBits = kBitsOf, kSlots = kSlotsOf, kTokens = kTile.tokens;
-  static constexpr int kTeam = kTile.blocks;
-  static constexpr int kRows = kTile.rows / kTeam;
+  static constexpr int kRows = kTile.rows;
   static constexpr int kRowGroups = kRows / 64, kDepthGroups = kMaxGroups / kRowGroups;
   static constexpr int kSums = kTokens / 2;                      // of a lane
   static constexpr int kOwnerThreads = kRowGroups * kWarpgroup;  // depth group 0: has the outputs
@@ -95,7 +94,7 @@ struct PackedShared {
   __device__ __forceinline__ void InitBarriers() const {
     for (int i = 0; i < Shape::kXPanels; ++i) {
       InitBarrier(PanelFull(i), 1);
-      InitBarrier(PanelFree(i), Shape::kOwnerWarps * Shape::kTeam);
+      InitBarrier(PanelFree(i), Shape::kOwnerWarps);
     }
     for (int i = 0; i < Shape::kStages; ++i) {
       InitBarrier(Full(i), 2);  // blocks; scales and zeros
@@ -109,17 +108,7 @@ __device__ __forceinline__ void PrefetchMap(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-// All threads of a team's blocks wait for each other.
-template <int kTeam>
-__device__ __forceinline__ void MeetTeam() {
-  if constexpr (kTeam > 1)
-    asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
-  else
-    __syncthreads();
-}
-
-// The rows of W of a block's part of a tile: one run of kRows, or gated two of kRows / 2, n apart.
-// There may be none.
+// The rows of W of a tile: one run of kRows, or gated two of kRows / 2, n apart.
 template <typename Shape>
 struct PackedRows {
   int64_t start;  // of the first run
@@ -129,8 +118,8 @@ struct PackedRows {
   __device__ __forceinline__ PackedRows(const PackedGemmParams& p, int row_tile)
       : runs(p.gated ? 2 : 1), apart(p.gated ? p.n : 0) {
     const int most = Shape::kRows / runs;
-    start = (int64_t{row_tile} * Shape::kTeam + PackedWalk<Shape::kTeam>::Rank()) * most;
-    count = static_cast<int>(max(int64_t{0}, min(int64_t{most}, (p.gated ? p.n : p.rows) - start)));
+    start = int64_t{row_tile} * most;
+    count = static_cast<int>(min(int64_t{most}, (p.gated ? p.n : p.rows) - start));
   }
   // Bytes from the last multiple of 16 to where a run's zeros start.
   __device__ __forceinline__ int ZerosOff(int run) const {
@@ -146,26 +135,19 @@ class StageLoader {
                                          const PackedShared<Shape>& shared)
       : p_(p), shared_(shared) {}
 
-  // One thread. A block loads its part of the tokens for the whole team.
+  // One thread.
   __device__ __forceinline__ void LoadInputs(const CUtensorMap& x) {
-    constexpr int kPartTokens = Shape::kTokens / Shape::kTeam;
-    const int rank = PackedWalk<Shape::kTeam>::Rank();
     WaitForPrevious();
     RingPlace<Shape::kXPanels> place;
     PackedItem item;
-    for (int turn = 0; PackedWalk<Shape::kTeam>::Item(p_, turn, item); ++turn) {
-      const int token = item.token_tile * Shape::kTokens + rank * kPartTokens;
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
       int column = item.first * static_cast<int>(kPackedStageK);
       const int end = item.end * static_cast<int>(kPackedStageK);
       for (; column < end; column += kPanelElements) {
         const uint32_t full = shared_.PanelFull(place.at);
-        const uint32_t to = shared_.Panel(place.at) + rank * (kPartTokens * kPanelRowBytes);
         WaitAt(shared_.PanelFree(place.at), place.parity ^ 1);
         ArriveExpecting(full, Shape::kPanelBytes);
-        if constexpr (Shape::kTeam > 1)
-          CopyToTeam(to, x, column, token, full);
-        else
-          CopyBox(to, x, column, token, full);
+        CopyBox(shared_.Panel(place.at), x, column, item.token_tile * Shape::kTokens, full);
         place.Next();
       }
     }
@@ -176,7 +158,7 @@ class StageLoader {
     constexpr int kBlockColumns = static_cast<int>(kPackedBlockBytes);
     const uint64_t policy = Policy(p_.weights_once);
     PackedItem item;
-    for (int turn = 0; PackedWalk<Shape::kTeam>::Item(p_, turn, item); ++turn) {
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
       const PackedRows<Shape> rows(p_, item.row_tile);
       const int first = static_cast<int>(rows.start), second = first + static_cast<int>(rows.apart);
       int column = item.first * Shape::kBlocks * kBlockColumns;
@@ -199,9 +181,9 @@ class StageLoader {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int run = lane / Shape::kSlots, slot = lane % Shape::kSlots;
     PackedItem item;
-    for (int turn = 0; PackedWalk<Shape::kTeam>::Item(p_, turn, item); ++turn) {
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
       const PackedRows<Shape> rows(p_, item.row_tile);
-      const bool copies = run < rows.runs && slot < p_.slots && rows.count > 0;
+      const bool copies = run < rows.runs && slot < p_.slots;
       const int64_t row = rows.start + run * rows.apart;
       const char* const scales = p_.scales + row * 2;
       const char* const zeros = p_.zeros + row * Shape::kBits / 8 - rows.ZerosOff(run);
@@ -245,7 +227,7 @@ class StageLoader {
 
   // Up to whole 16 bytes, to which rows of zeros are padded; 0 where there are none.
   __device__ __forceinline__ int ZeroBytes(const PackedRows<Shape>& rows, int run) const {
-    if (p_.zeros == nullptr || rows.count == 0) return 0;
+    if (p_.zeros == nullptr) return 0;
     return (rows.ZerosOff(run) + rows.count * Shape::kBits / 8 + 15) / 16 * 16;
   }
 
@@ -264,16 +246,6 @@ class StageLoader {
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
         " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
         "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
-        : "memory");
-  }
-  // To the same place in each of the team's blocks, whose barriers each count all bytes.
-  static __device__ __forceinline__ void CopyToTeam(uint32_t to, const CUtensorMap& map, int column,
-                                                    int row, uint32_t barrier) {
-    constexpr uint16_t kAll = (1 << Shape::kTeam) - 1;
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-        "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(kAll)
         : "memory");
   }
   static __device__ __forceinline__ void CopyBytes(uint32_t to, const void* from, int bytes,

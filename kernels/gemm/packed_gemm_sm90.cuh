@@ -59,7 +59,7 @@ class PackedConsumer {
     WaitForPrevious();
     int first_depth = 0;  // the depth group of the item's first stage
     PackedItem item;
-    for (int turn = 0; Walk::Item(p_, turn, item); ++turn) {
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
       zeros_on_ = p_.gated
                       ? Shape::kZeroHalfBytes + PackedRows<Shape>(p_, item.row_tile).ZerosOff(1)
                       : RowsOn<Shape>(false) * Shape::kBits / 8;
@@ -68,13 +68,12 @@ class PackedConsumer {
       if constexpr (Shape::kDepthGroups > 1) first_depth = (first_depth + stages) % 2;
       // The item is found anew, to save the products its registers.
       asm volatile("" : "+r"(turn));
-      Walk::Item(p_, turn, item);
+      PackedWalk::Item(p_, turn, item);
       Finish(item);
     }
   }
 
  private:
-  using Walk = PackedWalk<Shape::kTeam>;
   static constexpr int kBatch = Shape::kBatch;
   static constexpr int kBatches = Shape::kSteps / kBatch;
 
@@ -89,15 +88,16 @@ class PackedConsumer {
       other.Add(d_);
     }
     const PartialSums<Shape> partial(p_.partial, flags[p_.flag_slot], thread_);
-    const int team = Walk::Team();
+    const int block = PackedWalk::Block();
     if (item.first > 0) {
-      partial.Give(team, d_);
+      partial.Give(block, d_);
       return;
     }
     if (item.end < p_.stages) {
-      int end = team + 1;
-      while (end < p_.shared_teams && Walk::RunStart(p_, end) < (item.tile + 1) * p_.stages) ++end;
-      partial.Add(team + 1, end, d_);
+      int end = block + 1;
+      while (end < p_.shared_blocks && PackedWalk::RunStart(p_, end) < (item.tile + 1) * p_.stages)
+        ++end;
+      partial.Add(block + 1, end, d_);
     }
     OutputTile<T, Shape>(p_, item, thread_).Store(d_);
   }
@@ -116,8 +116,8 @@ class PackedConsumer {
     }
     WaitForProducts<0>();
     PinRegisters(d_);
-    ReleasePanel(panel_free_);
-    ReleaseStage();
+    Release(panel_free_);
+    Release(used_);
   }
 
   // Batch kAt of a stage and those behind it. While it is unpacked, the products of the one before
@@ -128,8 +128,8 @@ class PackedConsumer {
     if constexpr (kAt < kBatches) {
       constexpr int kInPanel = kAt % (Shape::kPanelSteps / kBatch);
       WaitForProducts<1>();
-      if constexpr (kInPanel == 1) ReleasePanel(used_panel_);
-      if constexpr (kAt == 1) ReleaseStage();
+      if constexpr (kInPanel == 1) Release(used_panel_);
+      if constexpr (kAt == 1) Release(used_);
       UnpackBatch<kAt * kBatch, 0>();
       if constexpr (kInPanel == 0) NextPanel();
 #pragma unroll
@@ -187,33 +187,14 @@ class PackedConsumer {
     }
   }
 
-  // What this warp's products have read is free; 0: nothing. No branches, see Multiply().
-  __device__ __forceinline__ void ReleaseStage() const {
+  // What this warp's products have read is free: `barrier`, or nothing if it is 0. No branch, see
+  // Multiply().
+  __device__ __forceinline__ void Release(uint32_t barrier) const {
     __syncwarp();
-    ArriveIf(used_ != 0 && thread_ % kWarp == 0, used_);
-  }
-  __device__ __forceinline__ void ReleasePanel(uint32_t barrier) const {
-    __syncwarp();
-    if constexpr (Shape::kTeam > 1)
-      ArriveInTeamIf(barrier != 0 && thread_ % kWarp < Shape::kTeam, barrier, thread_ % kWarp);
-    else
-      ArriveIf(barrier != 0 && thread_ % kWarp == 0, barrier);
-  }
-  static __device__ __forceinline__ void ArriveIf(bool arrives, uint32_t barrier) {
     asm volatile(
         "{\n\t.reg .pred arrives;\n\tsetp.ne.b32 arrives, %1, 0;\n\t"
         "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n\t}" ::"r"(barrier),
-        "r"(static_cast<int>(arrives))
-        : "memory");
-  }
-  // At the barrier of that place in block `rank` of the team.
-  static __device__ __forceinline__ void ArriveInTeamIf(bool arrives, uint32_t barrier, int rank) {
-    asm volatile(
-        "{\n\t.reg .pred arrives;\n\t.reg .b32 there;\n\tsetp.ne.b32 arrives, %1, 0;\n\t"
-        "@arrives mapa.shared::cluster.u32 there, %0, %2;\n\t"
-        "@arrives mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n\t}" ::"r"(
-            barrier),
-        "r"(static_cast<int>(arrives)), "r"(rank)
+        "r"(barrier != 0 && thread_ % kWarp == 0 ? 1 : 0)
         : "memory");
   }
 
@@ -258,10 +239,9 @@ class PackedConsumer {
   float d_[Shape::kSums];
 };
 
-// Persistent blocks, one a multiprocessor; PackedWalk says which tiles they take. A cluster is a
-// team.
+// Persistent blocks, one a multiprocessor; PackedWalk says which tiles they take.
 template <typename T, typename Shape>
-__global__ void __cluster_dims__(Shape::kTeam, 1, 1) __launch_bounds__(Shape::kThreads, 1)
+__global__ void __launch_bounds__(Shape::kThreads, 1)
     PackedGemmKernel(const __grid_constant__ PackedGemmParams p,
                      const __grid_constant__ CUtensorMap x,
                      const __grid_constant__ CUtensorMap weights) {
@@ -273,7 +253,7 @@ __global__ void __cluster_dims__(Shape::kTeam, 1, 1) __launch_bounds__(Shape::kT
     PrefetchMap(weights);
     shared.InitBarriers();
   }
-  MeetTeam<Shape::kTeam>();
+  __syncthreads();
   if (threadIdx.x < Shape::kConsumerThreads) {
     GrowRegisters<Shape::kConsumerRegisters>();
     PackedConsumer<T, Shape>(p, shared).ComputeAll();
@@ -286,8 +266,6 @@ __global__ void __cluster_dims__(Shape::kTeam, 1, 1) __launch_bounds__(Shape::kT
     if (warp == 1 && first_lane) loader.LoadWeights(weights);
     if (warp == 2) loader.LoadScales();
   }
-  // No block leaves while others may write to its memory.
-  if constexpr (Shape::kTeam > 1) MeetTeam<Shape::kTeam>();
 }
 
 // Groups that a stage of k may hold: 1, 2, 4 or 8.
@@ -325,7 +303,7 @@ PackedGemmParams ParamsOf(const LinearArgs& a, const PackedGemmPlan& plan,
   p.token_tiles = static_cast<int>(plan.token_tiles);
   p.stages = static_cast<int>(plan.stages);
   p.shared_tiles = static_cast<int>(plan.shared_tiles);
-  p.shared_teams = plan.shared_teams;
+  p.shared_blocks = plan.shared_blocks;
   p.partial = scratch.partial;
   p.flag_slot = scratch.flag_slot;
   return p;
@@ -336,8 +314,7 @@ absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
                            const PackedScratch& scratch, cudaStream_t stream) {
   const PackedWeight& w = a.packed;
   CUtensorMap x, weights;
-  RETURN_IF_ERROR(
-      MapPanels("packed_gemm", a.x, a.t, a.k, Shape::kTokens / Shape::kTeam, a.dtype, &x));
+  RETURN_IF_ERROR(MapPanels("packed_gemm", a.x, a.t, a.k, Shape::kTokens, a.dtype, &x));
   RETURN_IF_ERROR(MapBytes("packed_gemm", w.values, w.n, PackedRowBytes(w.bits, w.k),
                            a.gated ? Shape::kRows / 2 : Shape::kRows,
                            static_cast<int>(kPackedBlockBytes), &weights));
@@ -345,8 +322,8 @@ absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
   RETURN_IF_CUDA_ERROR(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
       "packed_gemm shared memory");
-  const LaunchShape launch{dim3(static_cast<unsigned>(plan.teams * Shape::kTeam)),
-                           dim3(Shape::kThreads), Shape::kBytes, stream};
+  const LaunchShape launch{dim3(static_cast<unsigned>(plan.blocks)), dim3(Shape::kThreads),
+                           Shape::kBytes, stream};
   return LaunchDependent("packed_gemm launch", kernel, launch, ParamsOf(a, plan, scratch), x,
                          weights);
 }

@@ -71,7 +71,7 @@ class DepthSums {
   const int barrier_;
 };
 
-// Partial sums of sharing teams, as they lie in registers, and the flags that announce them: 0
+// Partial sums of sharing blocks, as they lie in registers, and the flags that announce them: 0
 // between launches. `thread` counts the owners of outputs.
 template <typename Shape>
 class PartialSums {
@@ -79,32 +79,32 @@ class PartialSums {
   __device__ __forceinline__ PartialSums(float* sums, uint32_t* flags, int thread)
       : sums_(sums), flags_(flags), thread_(thread) {}
 
-  __device__ __forceinline__ void Give(int team, const float (&d)[Shape::kSums]) const {
+  __device__ __forceinline__ void Give(int block, const float (&d)[Shape::kSums]) const {
 #pragma unroll
     for (int i = 0; i < Shape::kSums / 4; ++i)
-      __stcg(At(team, i), make_float4(d[i * 4], d[i * 4 + 1], d[i * 4 + 2], d[i * 4 + 3]));
+      __stcg(At(block, i), make_float4(d[i * 4], d[i * 4 + 1], d[i * 4 + 2], d[i * 4 + 3]));
     GroupWait();
-    if (thread_ % kWarpgroup == 0) StoreRelease(Flag(team), 1);
+    if (thread_ % kWarpgroup == 0) StoreRelease(Flag(block), 1);
   }
 
-  // Adds those of teams [first, end) in their order, once all are there.
+  // Adds those of blocks [first, end) in their order, once all are there.
   __device__ __forceinline__ void Add(int first, int end, float (&d)[Shape::kSums]) const {
     if (thread_ % kWarpgroup < kWarp) {
-      for (int team = first + thread_ % kWarp; team < end; team += kWarp) {
-        while (LoadAcquire(Flag(team)) == 0) {
+      for (int block = first + thread_ % kWarp; block < end; block += kWarp) {
+        while (LoadAcquire(Flag(block)) == 0) {
         }
-        *Flag(team) = 0;
+        *Flag(block) = 0;
       }
     }
     GroupWait();
-    for (int team = first; team < end; ++team) AddOne(team, d);
+    for (int block = first; block < end; ++block) AddOne(block, d);
   }
 
  private:
-  __device__ __forceinline__ void AddOne(int team, float (&d)[Shape::kSums]) const {
+  __device__ __forceinline__ void AddOne(int block, float (&d)[Shape::kSums]) const {
 #pragma unroll
     for (int i = 0; i < Shape::kSums / 4; ++i) {
-      const float4 v = __ldcg(At(team, i));
+      const float4 v = __ldcg(At(block, i));
       d[i * 4] += v.x;
       d[i * 4 + 1] += v.y;
       d[i * 4 + 2] += v.z;
@@ -115,17 +115,12 @@ class PartialSums {
   __device__ __forceinline__ void GroupWait() const {
     NamedWait<kWarpgroup>(1 + thread_ / kWarpgroup);
   }
-  // This block's counterpart in a team.
-  static __device__ __forceinline__ int Block(int team) {
-    return team * Shape::kTeam + PackedWalk<Shape::kTeam>::Rank();
-  }
-  __device__ __forceinline__ float4* At(int team, int i) const {
+  __device__ __forceinline__ float4* At(int block, int i) const {
     constexpr int64_t kTile = int64_t{Shape::kRows} * Shape::kTokens / 4;
-    return reinterpret_cast<float4*>(sums_) + Block(team) * kTile + i * Shape::kOwnerThreads +
-           thread_;
+    return reinterpret_cast<float4*>(sums_) + block * kTile + i * Shape::kOwnerThreads + thread_;
   }
-  __device__ __forceinline__ uint32_t* Flag(int team) const {
-    return flags_ + Block(team) * kMaxGroups + thread_ / kWarpgroup;
+  __device__ __forceinline__ uint32_t* Flag(int block) const {
+    return flags_ + block * kMaxGroups + thread_ / kWarpgroup;
   }
 
   float* const sums_;
@@ -143,10 +138,7 @@ class OutputTile {
                                         int thread)
       : p_(p),
         lane_(thread % kWarp),
-        first_((int64_t{item.row_tile * Shape::kTeam + PackedWalk<Shape::kTeam>::Rank()} *
-                    Shape::kOwnerWarps +
-                thread / kWarp) *
-               (p.gated ? 8 : 16)),
+        first_((int64_t{item.row_tile} * Shape::kOwnerWarps + thread / kWarp) * (p.gated ? 8 : 16)),
         token_(int64_t{item.token_tile} * Shape::kTokens) {}
 
   __device__ __forceinline__ void Store(float (&d)[Shape::kSums]) const {

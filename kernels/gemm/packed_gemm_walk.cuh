@@ -1,4 +1,4 @@
-// What a team of blocks of the packed product computes, and in which order.
+// What a block of the packed product computes, and in which order.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ struct PackedGemmParams {
   bool f32, gated, weights_once;
   int64_t t, n;  // outputs
 
-  int row_tiles, token_tiles, stages, shared_tiles, shared_teams;  // products fit in 32 bits
-  float* partial;                                                  // [shared_teams] tiles
+  int row_tiles, token_tiles, stages, shared_tiles, shared_blocks;  // products fit in 32 bits
+  float* partial;                                                   // [shared_blocks] tiles
   int flag_slot;  // whose flags say that partial sums are there
 };
 
@@ -34,30 +34,26 @@ struct PackedItem {
   int tile, row_tile, token_tile, first, end;
 };
 
-// The items of this block's team: its run of shared tiles, then whole tiles. Teams count down from
-// the grid's last: sums wait for blocks of a lower blockIdx only, which start no later.
-template <int kTeam>
+// The items of this block: its run of shared tiles, then whole tiles. Blocks count down from the
+// grid's last: sums wait for blocks of a lower blockIdx only, which start no later.
 class PackedWalk {
  public:
-  static __device__ __forceinline__ int Teams() { return static_cast<int>(gridDim.x) / kTeam; }
-  static __device__ __forceinline__ int Team() {
-    return Teams() - 1 - static_cast<int>(blockIdx.x) / kTeam;
+  static __device__ __forceinline__ int Block() {
+    return static_cast<int>(gridDim.x - 1 - blockIdx.x);
   }
-  // Of this block in its team.
-  static __device__ __forceinline__ int Rank() { return static_cast<int>(blockIdx.x) % kTeam; }
 
-  // Where the run of shared team b starts, in stages from tile 0 on; the end for later ones.
+  // Where the run of shared block b starts, in stages from tile 0 on; the end for later ones.
   static __device__ __forceinline__ int RunStart(const PackedGemmParams& p, int b) {
     const int units = p.shared_tiles * p.stages;
-    if (b >= p.shared_teams) return units;
+    if (b >= p.shared_blocks) return units;
     return static_cast<int>(static_cast<uint32_t>(units) * static_cast<uint32_t>(b) /
-                            static_cast<uint32_t>(p.shared_teams));
+                            static_cast<uint32_t>(p.shared_blocks));
   }
 
   // Item `turn`; false behind the last.
   static __device__ __forceinline__ bool Item(const PackedGemmParams& p, int turn,
                                               PackedItem& item) {
-    const int start = RunStart(p, Team()), end = RunStart(p, Team() + 1);
+    const int start = RunStart(p, Block()), end = RunStart(p, Block() + 1);
     const int first_tile = start / p.stages;
     const int shared = start == end ? 0 : (end - 1) / p.stages - first_tile + 1;
     if (turn < shared) {
@@ -66,7 +62,7 @@ class PackedWalk {
       item.first = max(start - tile_start, 0);
       item.end = min(end - tile_start, p.stages);
     } else {
-      item.tile = p.shared_tiles + Team() + (turn - shared) * Teams();
+      item.tile = p.shared_tiles + Block() + (turn - shared) * static_cast<int>(gridDim.x);
       if (item.tile >= p.row_tiles * p.token_tiles) return false;
       item.first = 0;
       item.end = p.stages;

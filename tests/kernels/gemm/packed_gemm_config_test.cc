@@ -29,26 +29,46 @@ TEST(PackedGemmConfig, BlocksFitTheGpuAndScratchItsLimit) {
     for (const int sms : {1, 3, 108, 132})
       for (const int64_t scratch : {int64_t{0}, int64_t{1} << 20, kScratch}) {
         const PackedGemmPlan p = PlanPackedGemm(sms, s, scratch);
-        EXPECT_GE(p.teams, 1);
-        EXPECT_LE(p.teams * p.tile.blocks, sms);
-        EXPECT_LE(p.shared_teams, p.teams);
+        EXPECT_GE(p.blocks, 1);
+        EXPECT_LE(p.blocks, sms);
+        EXPECT_LE(p.shared_blocks, p.blocks);
         EXPECT_LE(p.scratch_bytes(), scratch);
       }
 }
 
-TEST(PackedGemmConfig, EverySharingTeamHasWorkAndWholeTilesFillTheirRounds) {
+TEST(PackedGemmConfig, EverySharingBlockHasWorkAndWholeTilesFillTheirRounds) {
   for (const PackedGemmShape& s : kShapes) {
     const PackedGemmPlan p = PlanPackedGemm(kSms, s, kScratch);
     EXPECT_LE(p.shared_tiles, p.tiles());
-    EXPECT_LE(p.shared_teams, p.shared_tiles * p.stages);
-    EXPECT_EQ(p.shared_tiles == 0, p.shared_teams == 0);
-    EXPECT_TRUE(p.shared_tiles == 0 || (p.tiles() - p.shared_tiles) % (kSms / p.tile.blocks) == 0);
+    EXPECT_LE(p.shared_blocks, p.shared_tiles * p.stages);
+    EXPECT_EQ(p.shared_tiles == 0, p.shared_blocks == 0);
+    EXPECT_TRUE(p.shared_tiles == 0 || (p.tiles() - p.shared_tiles) % kSms == 0);
   }
 }
 
-TEST(PackedGemmConfig, FewTilesAreSharedAmongTeams) {
+TEST(PackedGemmConfig, FewTilesAreSharedAmongBlocks) {
   const PackedGemmPlan p = PlanPackedGemm(kSms, {4, 64, 3584, 3584}, kScratch);
-  EXPECT_GT(p.shared_teams, kSms / 2);
+  EXPECT_GT(p.shared_blocks, kSms / 2);
+}
+
+TEST(PackedGemmConfig, PartsFitTheirMemory) {
+  for (const PackedGemmShape& s : kShapes)
+    for (const int64_t bytes : {int64_t{1} << 20, int64_t{63} << 20}) {
+      const PackedPartsPlan p = PlanPackedParts(kSms, s, bytes);
+      EXPECT_LE(p.rows * s.k * 2, bytes);
+      EXPECT_TRUE(p.rows % 8 == 0 || p.rows == s.rows) << p.rows;
+    }
+}
+
+TEST(PackedGemmConfig, PartsOfGatedRowsHaveAsManyGateRowsAsUpRows) {
+  PackedGemmShape s = {4, 4096, 37888, 3584};
+  s.gated = true;
+  EXPECT_EQ(PlanPackedParts(kSms, s, int64_t{63} << 20).rows % 16, 0);
+  EXPECT_EQ(PlanPackedParts(kSms, s, int64_t{16} * 3584 * 2).rows, 16);
+}
+
+TEST(PackedGemmConfig, NoPartsWithoutMemoryForOne) {
+  EXPECT_EQ(PlanPackedParts(kSms, {4, 4096, 3584, 3584}, int64_t{7} * 3584 * 2).rows, 0);
 }
 
 }  // namespace
