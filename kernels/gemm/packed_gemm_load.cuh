@@ -1,5 +1,5 @@
-// The shared memory of the packed product, a ring of stages, and the three warps that fill it: x
-// and weights by TMA, scales and zeros by bulk copies.
+// The shared memory of the packed product, rings of x and of weights, and the three warps that fill
+// them: x and weights by TMA, scales and zeros by bulk copies.
 #pragma once
 
 #include <algorithm>
@@ -73,8 +73,7 @@ struct PackedShape {
   static_assert(kDepthGroups == 1 || kXPanels % (kDepthGroups * kPanels) == 0);
 };
 
-// Barriers of panels and stages: Full for what was loaded, Free for the warps that have used it;
-// for a panel, those of the team.
+// Barriers of panels and stages: Full for what was loaded, Free for the warps that have used it.
 template <typename Shape>
 struct PackedShared {
   uint32_t base;

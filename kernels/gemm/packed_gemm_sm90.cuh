@@ -29,7 +29,6 @@ __device__ uint32_t flags[kPackedFlagSlots][kPackedMaxBlocks * kMaxGroups];
 // within the tile, and how far on the second is. Plain products spread rows over the halves so that
 // a lane ends up with four neighbouring outputs (packed_gemm_store.cuh); gated ones take eight gate
 // rows, then their eight up rows.
-template <typename Shape>
 __device__ __forceinline__ int FirstRow(bool gated, int thread) {
   const int warp = thread / kWarp, i = thread % kWarp / 4;
   return gated ? warp * 8 + i : warp * 16 + i / 2 * 4 + i % 2;
@@ -50,7 +49,7 @@ class PackedConsumer {
         shared_(shared),
         thread_(static_cast<int>(threadIdx.x) % Shape::kOwnerThreads),
         depth_(static_cast<int>(threadIdx.x) / Shape::kOwnerThreads),
-        row_(FirstRow<Shape>(p.gated, thread_)) {
+        row_(FirstRow(p.gated, thread_)) {
     ring_.at = depth_;
     panel_.at = depth_ * Shape::kPanels;
   }
@@ -225,8 +224,8 @@ class PackedConsumer {
   const PackedGemmParams& p_;
   const PackedShared<Shape>& shared_;
   const int thread_, depth_;  // thread within the depth group
-  const int row_;             // the first
-  int zeros_on_ = 0;          // from its zero to the second's
+  const int row_;             // the lane's first
+  int zeros_on_ = 0;          // bytes from its zero to the second's
   uint32_t stage_ = 0, tile_ = 0;
   RingPlace<Shape::kStages> ring_;
   RingPlace<Shape::kXPanels> panel_;
