@@ -40,7 +40,7 @@ __global__ void PackedExpandKernel(PackedWeight w, PackedRowRuns rows, T* out) {
   if (row >= rows.count()) return;
   const int64_t row_of_w = rows.first + row / rows.rows * rows.apart + row % rows.rows;
   const auto* const values =
-      static_cast<const uint8_t*>(w.values) + row_of_w * PackedRowBytes(kBits, w.k);
+      static_cast<const uint8_t*>(w.values) + PackedRowAt(kBits, w.k, row_of_w);
   int64_t k = int64_t{blockIdx.y} * (kSpan * kSpansABlock) + threadIdx.x % kWarp * kColumns;
   const int64_t end = min(w.k, k + kSpan * kSpansABlock);
 #pragma unroll

@@ -18,7 +18,8 @@
 namespace tessera {
 
 constexpr int kWarpgroup = 128;
-constexpr int kMaxGroups = 4;  // warpgroups that multiply
+constexpr int kMaxGroups = 4;      // warpgroups that multiply
+constexpr int64_t kWordBytes = 4;  // of an element of the weights' map
 
 // A block: kRowGroups x kDepthGroups warpgroups that multiply and, behind them, one that loads. A
 // warpgroup has 64 rows of W and every kDepthGroups-th stage. A stage has up to kSlots groups of k.
@@ -154,12 +155,13 @@ class StageLoader {
 
   // One thread. Weights, scales and zeros do not depend on earlier kernels.
   __device__ __forceinline__ void LoadWeights(const CUtensorMap& weights) {
-    constexpr int kBlockColumns = static_cast<int>(kPackedBlockBytes);
+    constexpr int kBlockColumns = static_cast<int>(kPackedTileBytes / kWordBytes);
     const uint64_t policy = Policy(p_.weights_once);
     PackedItem item;
     for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
       const PackedRows<Shape> rows(p_, item.row_tile);
-      const int first = static_cast<int>(rows.start), second = first + static_cast<int>(rows.apart);
+      const int first = static_cast<int>(rows.start / kPackedTileRows);
+      const int second = static_cast<int>((rows.start + rows.apart) / kPackedTileRows);
       int column = item.first * Shape::kBlocks * kBlockColumns;
       for (int stage = item.first; stage < item.end; ++stage) {
         const uint32_t full = NextSlot();

@@ -314,9 +314,19 @@ absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
   const PackedWeight& w = a.packed;
   CUtensorMap x, weights;
   RETURN_IF_ERROR(MapPanels("packed_gemm", a.x, a.t, a.k, Shape::kTokens, a.dtype, &x));
-  RETURN_IF_ERROR(MapBytes("packed_gemm", w.values, w.n, PackedRowBytes(w.bits, w.k),
-                           a.gated ? Shape::kRows / 2 : Shape::kRows,
-                           static_cast<int>(kPackedBlockBytes), &weights));
+  // A row of the map is a tile of 8 rows of W. A box lies in shared memory row of W by row of W, 64
+  // bytes each.
+  const int64_t tile_words = PackedRowBytes(w.bits, w.k) * kPackedTileRows / kWordBytes;
+  RETURN_IF_ERROR(
+      MapTensor("packed_gemm",
+                {.type = CU_TENSOR_MAP_DATA_TYPE_UINT32,
+                 .base = w.values,
+                 .rows = w.n / kPackedTileRows,
+                 .columns = tile_words,
+                 .row_bytes = tile_words * kWordBytes,
+                 .box_rows = (a.gated ? Shape::kRows / 2 : Shape::kRows) / kPackedTileRows,
+                 .box_columns = kPackedTileBytes / kWordBytes},
+                &weights));
   const auto kernel = PackedGemmKernel<T, Shape>;
   RETURN_IF_CUDA_ERROR(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
