@@ -34,6 +34,7 @@ __global__ void SiluMulKernel(SiluMulArgs a) {
   WaitForPrevious();
   const T* both = static_cast<const T*>(a.both);
   Y* y = static_cast<Y*>(a.y);
+  const int64_t y_stride = a.y_stride > 0 ? a.y_stride : a.n;
   const int64_t groups = a.n / kWidth, count = a.t * groups, step = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
     const int64_t row = i / groups, n = i % groups * kWidth;
@@ -45,9 +46,9 @@ __global__ void SiluMulKernel(SiluMulArgs a) {
       for (int j = 0; j < kVector; ++j)
         out[j] = FromFloat<Y>(
             SiluTimes(static_cast<float>(gate.values[j]), static_cast<float>(up.values[j])));
-      for (int j = 0; j < kVector; ++j) y[row * a.n + n + j] = out[j];
+      for (int j = 0; j < kVector; ++j) y[row * y_stride + n + j] = out[j];
     } else {
-      y[row * a.n + n] =
+      y[row * y_stride + n] =
           FromFloat<Y>(SiluTimes(static_cast<float>(*gate_at), static_cast<float>(gate_at[a.n])));
     }
   }

@@ -15,6 +15,7 @@ struct SiluMulArgs {
   const void* both = nullptr;  // device, [t, 2n] of `dtype`
   void* y = nullptr;           // device, [t, n] of `y_dtype`
   int64_t t = 0, n = 0;
+  int64_t y_stride = 0;          // elements between rows of y; 0: n
   DType dtype = DType::kBf16;    // kBf16 or kF16
   DType y_dtype = DType::kBf16;  // `dtype` or kF32
 };

@@ -4,7 +4,8 @@ namespace tessera {
 namespace {
 
 constexpr int64_t kAlign = 256;
-constexpr int64_t kLibraryBytes = int64_t{32} << 20;  // cuBLASLt's own scratch
+// cuBLASLt's own scratch; with packed weights partial sums, or expanded rows of W.
+constexpr int64_t kLibraryBytes = int64_t{72} << 20;
 constexpr int64_t kHalfBytes = 2;
 
 int64_t Align(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }

@@ -1,74 +1,81 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <cuda_fp16.h>
-
+#include "common/align.h"
 #include "kernels/device/launch.cuh"
-#include "kernels/device/mma.cuh"
+#include "kernels/device/reduce.cuh"
 #include "kernels/device/visit_dtype.cuh"
 #include "kernels/gemm/packed_expand.h"
+#include "kernels/gemm/packed_gemm_unpack.cuh"
 
 namespace tessera {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 65535;
+constexpr int kThreads = 256, kRows = kThreads / kWarp;
+constexpr int kColumns = 8;              // of k: what a lane writes at a time, 16 bytes
+constexpr int kSpan = kWarp * kColumns;  // of k: what a warp does
+constexpr int64_t kSpansABlock = 4;
 
 __device__ __forceinline__ int64_t GroupOf(const PackedWeight& w, int64_t step) {
   if (w.group_of_step != nullptr) return w.group_of_step[step];
   return step * kPackedStep / w.group;
 }
 
-__device__ __forceinline__ float ZeroOf(const PackedWeight& w, int64_t group, int64_t row) {
-  if (w.zeros == nullptr) return static_cast<float>(1 << (w.bits - 1));
-  const auto* zeros = static_cast<const uint8_t*>(w.zeros) + group * PackedZeroStride(w.bits, w.n);
-  if (w.bits == 8) return zeros[row];
-  return static_cast<float>(zeros[row / 2] >> (row % 2 * 4) & 15);
+template <int kBits>
+__device__ __forceinline__ uint32_t ZeroOf(const PackedWeight& w, int64_t group, int64_t row) {
+  if (w.zeros == nullptr) return 1u << (kBits - 1);
+  const auto* zeros = static_cast<const uint8_t*>(w.zeros) + group * PackedZeroStride(kBits, w.n);
+  if constexpr (kBits == 8) return zeros[row];
+  return zeros[row / 2] >> (row % 2 * 4) & 15u;
 }
 
-// A thread takes a lane's four values of a step: a word of 8 bits, half a word of 4 bits. Grid any,
-// block kThreads.
-template <typename T>
-__global__ void PackedExpandKernel(PackedWeight w, int64_t first_row, int64_t rows, T* out) {
+// A warp has a row and kSpansABlock spans of kSpan columns. A lane takes half a step of 16 k: one
+// pair of values from the same word of each of a block's four pieces. Grid (ceil(rows / kRows),
+// ceil(k / (kSpan kSpansABlock))), block kThreads.
+template <typename T, int kBits>
+__global__ void PackedExpandKernel(PackedWeight w, PackedRowRuns rows, T* out) {
   LetNextStart();
   WaitForPrevious();
-  const int64_t steps = w.k / kPackedStep, count = rows * steps * 4;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * kThreads) {
-    const int64_t row = i / (steps * 4), step = i / 4 % steps, lane = i % 4;
-    const auto* values = static_cast<const uint8_t*>(w.values) + PackedRowAt(w.bits, w.k, first_row + row);
-    const int64_t group = GroupOf(w, step);
-    const float scale =
-        __half2float(static_cast<const __half*>(w.scales)[group * w.n + first_row + row]);
-    const float zero = ZeroOf(w, group, first_row + row);
-    uint32_t pairs[2];
-    for (int half = 0; half < 2; ++half) {
-      const int64_t k = step * kPackedStep + half * 8 + lane * 2;
-      float v[2];
-      for (int odd = 0; odd < 2; ++odd) {
-        const PackedPlace place = PackedPlaceOf(w.bits, k + odd);
-        const int q = values[place.byte] >> place.shift & ((1 << w.bits) - 1);
-        v[odd] = (static_cast<float>(q) - zero) * scale;
-      }
-      pairs[half] = PackHalves<T>(v[0], v[1]);
-    }
-    auto* to = reinterpret_cast<uint32_t*>(out + row * w.k + step * kPackedStep) + lane;
-    to[0] = pairs[0];
-    to[4] = pairs[1];
+  const int64_t row = int64_t{blockIdx.x} * kRows + threadIdx.x / kWarp;
+  if (row >= rows.count()) return;
+  const int64_t row_of_w = rows.first + row / rows.rows * rows.apart + row % rows.rows;
+  const auto* const values =
+      static_cast<const uint8_t*>(w.values) + PackedRowAt(kBits, w.k, row_of_w);
+  int64_t k = int64_t{blockIdx.y} * (kSpan * kSpansABlock) + threadIdx.x % kWarp * kColumns;
+  const int64_t end = min(w.k, k + kSpan * kSpansABlock);
+#pragma unroll
+  for (int span = 0; span < kSpansABlock; ++span, k += kSpan) {
+    if (k >= end) return;
+    const int64_t group = GroupOf(w, k / kPackedStep);
+    RowUnpacker<T, kBits> unpacker;
+    unpacker.Set(static_cast<const uint16_t*>(w.scales)[group * w.n + row_of_w],
+                 ZeroOf<kBits>(w, group, row_of_w));
+    const PackedPlace place = PackedPlaceOf(kBits, k);
+    const uint8_t* const word = values + place.byte / 4 * 4;
+    const int shift = static_cast<int>(place.byte % 4 * 8) + place.shift;
+    uint32_t pairs[4];
+    for (int piece = 0; piece < 4; ++piece)
+      pairs[piece] = unpacker.template Pair<0>(
+          __ldg(reinterpret_cast<const uint32_t*>(word + piece * 16)) >> shift);
+    *reinterpret_cast<uint4*>(out + row * w.k + k) =
+        make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
   }
 }
 
 }  // namespace
 
-absl::Status LaunchPackedExpand(const PackedWeight& w, int64_t first_row, int64_t rows, void* out,
+absl::Status LaunchPackedExpand(const PackedWeight& w, const PackedRowRuns& rows, void* out,
                                 DType dtype, cudaStream_t stream) {
-  const int64_t count = rows * (w.k / kPackedStep) * 4;
-  if (count == 0) return absl::OkStatus();
-  const int64_t blocks = std::min((count + kThreads - 1) / kThreads, kMaxBlocks);
-  const LaunchShape shape{dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream};
+  if (rows.count() == 0 || w.k == 0) return absl::OkStatus();
+  const auto blocks = [](int64_t count, int64_t each) {
+    return static_cast<unsigned>(CeilDiv(count, each));
+  };
+  const LaunchShape shape{dim3(blocks(rows.count(), kRows), blocks(w.k, kSpan * kSpansABlock)),
+                          dim3(kThreads), 0, stream};
   return VisitHalf(dtype, "packed_expand", [&]<typename T>(TypeTag<T>) {
-    return LaunchDependent("packed_expand launch", PackedExpandKernel<T>, shape, w, first_row, rows,
-                           static_cast<T*>(out));
+    return LaunchDependent("packed_expand launch",
+                           w.bits == 4 ? PackedExpandKernel<T, 4> : PackedExpandKernel<T, 8>, shape,
+                           w, rows, static_cast<T*>(out));
   });
 }
 

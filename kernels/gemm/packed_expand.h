@@ -11,10 +11,18 @@
 
 namespace tessera {
 
-// Writes rows [first_row, first_row + rows) of w to out, device, [rows, w.k] of `dtype` (kBf16 or
-// kF16), aligned to 16 bytes: (q - zero) * scale, rounded once. Enqueues on `stream`.
+// `runs` runs of `rows` rows of a weight: from `first` on, then from `apart` further on.
+struct PackedRowRuns {
+  int64_t first = 0, rows = 0;
+  int64_t runs = 1, apart = 0;
+
+  constexpr int64_t count() const { return runs * rows; }
+};
+
+// Writes those rows of w to out, device, [count, w.k] of `dtype` (kBf16 or kF16), aligned to 16
+// bytes: (q - zero) * scale, rounded once. Enqueues on `stream`.
 // kUnimplemented: another dtype. kInternal: the launch was refused.
-absl::Status LaunchPackedExpand(const PackedWeight& w, int64_t first_row, int64_t rows, void* out,
+absl::Status LaunchPackedExpand(const PackedWeight& w, const PackedRowRuns& rows, void* out,
                                 DType dtype, cudaStream_t stream);
 
 }  // namespace tessera

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <mutex>
+#include <type_traits>
 
 #include <absl/strings/str_cat.h>
 #include <cuda_runtime_api.h>
 
+#include "common/align.h"
 #include "common/status_macros.h"
 #include "kernels/gemm/cublaslt_gemm.h"
 #include "kernels/gemm/elementwise.h"
@@ -50,56 +52,81 @@ int FlagSlotOf(const void* workspace) {
   return slot;
 }
 
-// A part of the rows of W: expanded, then multiplied into its columns of y.
-struct PartsPlan {
-  char* expanded = nullptr;
-  int64_t rows = 0;  // of a part
-  void* scratch = nullptr;
+// The workspace of a product by parts.
+struct PartsSpace {
+  void* scratch = nullptr;  // the library's
   int64_t scratch_bytes = 0;
+  void* expanded = nullptr;
+  int64_t expanded_bytes = 0;
 };
 
-absl::StatusOr<PartsPlan> PlanParts(const LinearArgs& a, const LinearWorkspace& workspace) {
-  constexpr int64_t kHalfBytes = 2, kRowStep = 8;
-  PartsPlan plan;
-  plan.scratch_bytes = workspace.library_bytes / 4;
-  plan.scratch = workspace.library;
-  plan.expanded = static_cast<char*>(workspace.library) + plan.scratch_bytes;
-  const int64_t fit = (workspace.library_bytes - plan.scratch_bytes) / (a.k * kHalfBytes);
-  plan.rows = std::min(fit / kRowStep * kRowStep, RowsOfW(a));
-  if (plan.rows <= 0)
-    return absl::InvalidArgumentError(absl::StrCat(
-        "packed_gemm: workspace of ", workspace.library_bytes, " bytes, needs 8 rows of k=", a.k));
-  return plan;
+PartsSpace SplitForParts(const LinearWorkspace& workspace) {
+  PartsSpace space = {.scratch = workspace.library,
+                      .scratch_bytes = AlignUp(workspace.library_bytes / 8, 256)};
+  space.expanded = static_cast<char*>(workspace.library) + space.scratch_bytes;
+  space.expanded_bytes = workspace.library_bytes - space.scratch_bytes;
+  return space;
 }
 
-// [t, rows of W] of y_dtype. `seeded`: y holds what is added to.
-absl::Status MultiplyParts(const LinearArgs& a, const PartsPlan& plan, void* y, DType y_dtype,
+PackedGemmShape ShapeOf(const LinearArgs& a) {
+  return {.bits = a.packed.bits, .t = a.t, .rows = a.packed.n, .k = a.k, .gated = a.gated};
+}
+
+template <typename Pointer>
+Pointer Column(Pointer base, int64_t first, DType dtype) {
+  using Byte =
+      std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const char, char>;
+  return static_cast<Byte*>(base) + first * SizeOf(dtype);
+}
+
+// Expands `rows`, and multiplies them into gemm.y. gemm has all but what follows from them.
+absl::Status MultiplyRows(const LinearArgs& a, const PartsSpace& space, const PackedRowRuns& rows,
+                          GemmArgs gemm, cudaStream_t stream) {
+  RETURN_IF_ERROR(LaunchPackedExpand(a.packed, rows, space.expanded, a.dtype, stream));
+  gemm.x = a.x;
+  gemm.w = space.expanded;
+  gemm.t = a.t;
+  gemm.n = rows.count();
+  gemm.k = a.k;
+  gemm.dtype = a.dtype;
+  gemm.workspace = space.scratch;
+  gemm.workspace_bytes = space.scratch_bytes;
+  return CublasLtGemm(gemm, stream);
+}
+
+// y holds what is added to when `seeded`.
+absl::Status MultiplyParts(const LinearArgs& a, const PartsSpace& space, int64_t part_rows,
                            bool seeded, cudaStream_t stream) {
-  const int64_t rows = RowsOfW(a);
-  const auto column = [](const void* base, int64_t first, DType dtype) {
-    return const_cast<char*>(static_cast<const char*>(base)) + first * SizeOf(dtype);
-  };
-  for (int64_t first = 0; first < rows; first += plan.rows) {
-    const int64_t part = std::min(plan.rows, rows - first);
-    RETURN_IF_ERROR(LaunchPackedExpand(a.packed, first, part, plan.expanded, a.dtype, stream));
-    GemmArgs gemm = {.x = a.x,
-                     .w = plan.expanded,
-                     .y = column(y, first, y_dtype),
-                     .t = a.t,
-                     .n = part,
-                     .k = a.k,
-                     .y_stride = rows,
-                     .dtype = a.dtype,
-                     .y_dtype = y_dtype,
-                     .workspace = plan.scratch,
-                     .workspace_bytes = plan.scratch_bytes};
+  for (int64_t first = 0; first < a.n; first += part_rows) {
+    GemmArgs gemm = {.y = Column(a.y, first, a.y_dtype), .y_stride = a.n, .y_dtype = a.y_dtype};
     if (seeded) {
       gemm.c = gemm.y;
-    } else if (!a.gated) {
-      if (a.bias != nullptr) gemm.bias = column(a.bias, first, a.dtype);
-      if (a.residual != nullptr) gemm.c = column(a.residual, first, a.dtype);
+    } else {
+      if (a.bias != nullptr) gemm.bias = Column(a.bias, first, a.dtype);
+      if (a.residual != nullptr) gemm.c = Column(a.residual, first, a.dtype);
     }
-    RETURN_IF_ERROR(CublasLtGemm(gemm, stream));
+    const PackedRowRuns rows = {.first = first, .rows = std::min(part_rows, a.n - first)};
+    RETURN_IF_ERROR(MultiplyRows(a, space, rows, gemm, stream));
+  }
+  return absl::OkStatus();
+}
+
+// Parts of as many gate rows as up rows, which are gated while L2 holds their products.
+absl::Status MultiplyGatedParts(const LinearArgs& a, const PartsSpace& space, int64_t part_rows,
+                                void* products, cudaStream_t stream) {
+  const int64_t outputs = part_rows / 2;
+  for (int64_t first = 0; first < a.n; first += outputs) {
+    const int64_t part = std::min(outputs, a.n - first);
+    RETURN_IF_ERROR(MultiplyRows(a, space, {.first = first, .rows = part, .runs = 2, .apart = a.n},
+                                 {.y = products, .y_dtype = a.dtype}, stream));
+    RETURN_IF_ERROR(LaunchSiluMul({.both = products,
+                                   .y = Column(a.y, first, a.y_dtype),
+                                   .t = a.t,
+                                   .n = part,
+                                   .y_stride = a.n,
+                                   .dtype = a.dtype,
+                                   .y_dtype = a.y_dtype},
+                                  stream));
   }
   return absl::OkStatus();
 }
@@ -109,17 +136,13 @@ absl::Status MultiplyParts(const LinearArgs& a, const PartsPlan& plan, void* y, 
 absl::Status LaunchPackedGemmByParts(const LinearArgs& a, const LinearWorkspace& workspace,
                                      cudaStream_t stream) {
   RETURN_IF_ERROR(Check(a));
-  ASSIGN_OR_RETURN(const PartsPlan plan, PlanParts(a, workspace));
-  if (a.gated) {
-    RETURN_IF_ERROR(MultiplyParts(a, plan, workspace.ungated, a.dtype, false, stream));
-    return LaunchSiluMul({.both = workspace.ungated,
-                          .y = a.y,
-                          .t = a.t,
-                          .n = a.n,
-                          .dtype = a.dtype,
-                          .y_dtype = a.y_dtype},
-                         stream);
-  }
+  const PartsSpace space = SplitForParts(workspace);
+  const PackedPartsPlan plan =
+      PlanPackedParts(CurrentGpu().sm_count, ShapeOf(a), space.expanded_bytes);
+  if (plan.rows <= 0)
+    return absl::InvalidArgumentError(absl::StrCat(
+        "packed_gemm: workspace of ", workspace.library_bytes, " bytes, needs 16 rows of k=", a.k));
+  if (a.gated) return MultiplyGatedParts(a, space, plan.rows, workspace.ungated, stream);
   const bool seeded = a.y_dtype != a.dtype && (a.bias != nullptr || a.residual != nullptr);
   if (seeded)
     RETURN_IF_ERROR(LaunchSeedOutputs({.bias = a.bias,
@@ -129,7 +152,7 @@ absl::Status LaunchPackedGemmByParts(const LinearArgs& a, const LinearWorkspace&
                                        .n = a.n,
                                        .dtype = a.dtype},
                                       stream));
-  return MultiplyParts(a, plan, a.y, a.y_dtype, seeded, stream);
+  return MultiplyParts(a, space, plan.rows, seeded, stream);
 }
 
 absl::Status LaunchPackedGemmByPlan(const LinearArgs& a, const PackedGemmPlan& plan,
@@ -150,9 +173,13 @@ absl::Status LaunchPackedGemm(const LinearArgs& a, const LinearWorkspace& worksp
   RETURN_IF_ERROR(Check(a));
   const GpuIdentity& gpu = CurrentGpu();
   if (!gpu.is_sm90() || a.n % 8 != 0) return LaunchPackedGemmByParts(a, workspace, stream);
-  const PackedGemmPlan plan = PlanPackedGemm(
-      std::min(gpu.sm_count, kPackedMaxBlocks),
-      {.bits = a.packed.bits, .t = a.t, .rows = a.packed.n, .k = a.k}, workspace.library_bytes);
+  const PackedGemmPlan plan =
+      PlanPackedGemm(std::min(gpu.sm_count, kPackedMaxBlocks), ShapeOf(a), workspace.library_bytes);
+  if (a.t >= kPackedPartsMinRows) {
+    const PackedPartsPlan parts =
+        PlanPackedParts(gpu.sm_count, ShapeOf(a), SplitForParts(workspace).expanded_bytes);
+    if (parts.rows > 0 && parts.us < plan.us) return LaunchPackedGemmByParts(a, workspace, stream);
+  }
   return LaunchPackedGemmByPlan(a, plan, workspace, stream);
 }
 

@@ -8,7 +8,7 @@ namespace tessera {
 
 constexpr int64_t kPackedStageK = 128;  // of k: what a block multiplies at a time
 
-// The outputs of a block at a time: rows of W (64 a warpgroup) by tokens.
+// The outputs of a block at a time: rows of W by tokens.
 struct PackedTile {
   int rows = 0, tokens = 0;
 
@@ -17,15 +17,16 @@ struct PackedTile {
 
 // Tiles the kernel is built for.
 inline constexpr std::array<PackedTile, 6> kPackedTiles = {
-    {{128, 32}, {192, 32}, {128, 64}, {192, 64}, {192, 128}, {128, 256}}};
+    {{128, 32}, {256, 32}, {128, 64}, {256, 64}, {128, 128}, {256, 128}}};
 
 struct PackedGemmShape {
   int bits = 4;
   int64_t t = 0, rows = 0, k = 0;  // rows of W: twice the outputs when gated
+  bool gated = false;
 };
 
 // Tiles [0, shared_tiles) are laid end to end and cut into `shared_blocks` runs of equal k, whose
-// blocks add up in the order of k; the others are taken whole, block b every `blocks`-th.
+// blocks add up in the order of k; the others are taken whole, block i every `blocks`-th.
 struct PackedGemmPlan {
   PackedTile tile;
   int64_t row_tiles = 0, token_tiles = 0;
@@ -35,7 +36,7 @@ struct PackedGemmPlan {
   double us = 0;  // estimate
 
   int64_t tiles() const { return row_tiles * token_tiles; }
-  // Partial sums, fp32, a tile for each shared block.
+  // Partial sums, fp32, a tile for each sharing block.
   int64_t scratch_bytes() const { return int64_t{4} * shared_blocks * tile.rows * tile.tokens; }
 };
 
@@ -46,5 +47,15 @@ PackedGemmPlan PlanPackedGemm(int sm_count, const PackedGemmShape& shape, int64_
 // The best of that tile.
 PackedGemmPlan PlanPackedTile(int sm_count, const PackedGemmShape& shape, PackedTile tile,
                               int64_t scratch_bytes);
+
+// The other way: rows of W expanded to 16 bits, as many at a time as fit, and multiplied by the
+// library.
+struct PackedPartsPlan {
+  int64_t rows = 0;  // of W in a part, in eights (gated: sixteens), but for the last; 0: none fit
+  double us = 0;     // estimate, from t = kPackedPartsMinRows on
+};
+inline constexpr int64_t kPackedPartsMinRows = 512;
+
+PackedPartsPlan PlanPackedParts(int sm_count, const PackedGemmShape& shape, int64_t expanded_bytes);
 
 }  // namespace tessera

@@ -1,17 +1,15 @@
-// The shared memory of the packed product and what fills it: x by TMA, from a producer warp;
-// weights, scales and zeros by cp.async, each warp its own.
+// The shared memory of the packed product, rings of x and of weights, and the three warps that fill
+// them: x and weights by TMA, scales and zeros by bulk copies.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
 #include <cuda.h>
-#include <cuda_fp16.h>
 
 #include "kernels/device/barrier.cuh"
-#include "kernels/device/mma.cuh"
+#include "kernels/device/launch.cuh"
 #include "kernels/device/reduce.cuh"
-#include "kernels/device/weight_stream.cuh"
 #include "kernels/device/wgmma.cuh"
 #include "kernels/gemm/packed_gemm_config.h"
 #include "kernels/gemm/packed_gemm_walk.cuh"
@@ -20,138 +18,193 @@
 namespace tessera {
 
 constexpr int kWarpgroup = 128;
-constexpr int kMaxGroups = 3;
+constexpr int kMaxGroups = 4;      // warpgroups that multiply
+constexpr int64_t kWordBytes = 4;  // of an element of the weights' map
 
-// A block: kGroups warpgroups of 64 rows of W each and, behind them, one that loads x.
-template <int kBitsOf, int kGroupsOf, int kTokensOf>
+// A block: kRowGroups x kDepthGroups warpgroups that multiply and, behind them, one that loads. A
+// warpgroup has 64 rows of W and every kDepthGroups-th stage. A stage has up to kSlots groups of k.
+template <int kBitsOf, int kSlotsOf, PackedTile kTile>
 struct PackedShape {
-  static constexpr int kBits = kBitsOf, kGroups = kGroupsOf, kTokens = kTokensOf;
-  static constexpr int kRows = 64 * kGroups;
-  static constexpr int kSums = kTokens / 2;  // of a lane
-  static constexpr int kConsumerThreads = kGroups * kWarpgroup;
-  static constexpr int kConsumerWarps = kConsumerThreads / kWarp;
+  static constexpr int kBits = kBitsOf, kSlots = kSlotsOf, kTokens = kTile.tokens;
+  static constexpr int kRows = kTile.rows;
+  static constexpr int kRowGroups = kRows / 64, kDepthGroups = kMaxGroups / kRowGroups;
+  static constexpr int kSums = kTokens / 2;                      // of a lane
+  static constexpr int kOwnerThreads = kRowGroups * kWarpgroup;  // depth group 0: has the outputs
+  static constexpr int kOwnerWarps = kOwnerThreads / kWarp;
+  static constexpr int kConsumerThreads = kDepthGroups * kOwnerThreads;
   static constexpr int kThreads = kConsumerThreads + kWarpgroup;
-  // Registers of a thread, of as many as the launch gives to all (multiples of 8).
-  static constexpr int kProducerRegisters = 24;
-  static constexpr int kConsumerRegisters = kGroups == 2 ? 240 : 160;
+  // Registers of a thread: five warpgroups are given 96 each at launch.
+  static constexpr int kConsumerRegisters = 112, kLoaderRegisters = 32;
+  static_assert(kRowGroups * 64 == kRows && kRowGroups * kDepthGroups == kMaxGroups);
+
   static constexpr int kSteps = kPackedStageK / kPackedStep;  // of a stage
   static constexpr int kPanels = kPackedStageK / kPanelElements;
   static constexpr int kPanelSteps = kSteps / kPanels;
-  // Steps whose operands a lane unpacks together: two when products are short, so that fewer
-  // waits lie between them.
-  static constexpr int kBatch = kTokens <= 64 ? 2 : 1;
+  static constexpr int kBatch = 2;  // steps that are unpacked together
 
-  // A stage's weights are kPieces of 16 bytes a lane; its scales lie in up to 8 slots a warp, each
-  // 16 scales and, behind all scales, 16 bytes of zeros.
-  static constexpr int kBlocks = kPackedStageK / PackedBlock(kBits);
-  static constexpr int kPieces = 2 * kBlocks;
-  static constexpr int kPieceBytes = kConsumerThreads * 16;
-  static constexpr int kScaleSlotBytes = 32, kZeroSlotBytes = 16, kSlots = 8;
-  static constexpr int kZerosAt = kSlots * kScaleSlotBytes;
-  static constexpr int kWarpScaleBytes = kSlots * (kScaleSlotBytes + kZeroSlotBytes);
-  static constexpr int kScalesAt = kPieces * kPieceBytes;
-  static constexpr int kStageBytes = kScalesAt + kConsumerWarps * kWarpScaleBytes;
-
+  // Two rings: panels of x and stages of weights, which are blocks of 64 bytes of each row and
+  // kSlots scales and zeros of each row. Zeros of gated rows come in two runs, each from a multiple
+  // of 16 bytes on.
   static constexpr int kPanelBytes = kTokens * kPanelRowBytes;
-  static constexpr int kXPanels = kTokens == 256 ? 5 : kTokens == 128 ? 6 : 8;
-  static constexpr int kSharedBytes = 227 * 1024, kBarrierBytes = 256;
-  static constexpr int kWeightsAt = kXPanels * kPanelBytes;
+  static constexpr int kXPanels = kTokens == 128  ? (kDepthGroups > 1 ? 8 : 6)
+                                  : kTokens == 64 ? 12
+                                                  : 16;
+  static constexpr int kBlocks = kPackedStageK / PackedBlock(kBits);
+  static constexpr int kBlockBytes = kRows * static_cast<int>(kPackedBlockBytes);
+  static constexpr int kScaleSlotBytes = kRows * 2;
+  static constexpr int kZeroHalfBytes = kRows / 2 * kBits / 8 + 16;
+  static constexpr int kZeroSlotBytes = 2 * kZeroHalfBytes;
+  static constexpr int kScalesAt = kBlocks * kBlockBytes;
+  static constexpr int kZerosAt = kScalesAt + kSlots * kScaleSlotBytes;
+  static constexpr int kStageBytes =
+      static_cast<int>(AlignUp(kZerosAt + kSlots * kZeroSlotBytes, 128));
+
+  // Sums that depth group 1 hands over at a time: 16 of each thread.
+  static constexpr int kHandedSums = 16;
+  static constexpr int kHandedBytes = (kDepthGroups - 1) * kOwnerThreads * kHandedSums * 4;
+  static constexpr int kSharedBytes = 227 * 1024, kBarrierBytes = 512;
+  static constexpr int kStagesAt = kXPanels * kPanelBytes;
   static constexpr int kStages =
-      std::min(8, (kSharedBytes - kWeightsAt - kBarrierBytes) / kStageBytes);
-  static constexpr int kBarriersAt = kWeightsAt + kStages * kStageBytes;
-  static constexpr int kBytes = kBarriersAt + 2 * kXPanels * 8;
-  static_assert(kStages >= 3 && kBytes <= kSharedBytes);
+      std::min(8, (kSharedBytes - kStagesAt - kHandedBytes - kBarrierBytes) / kStageBytes) /
+      kDepthGroups * kDepthGroups;
+  static constexpr int kHandedAt = kStagesAt + kStages * kStageBytes;
+  static constexpr int kBarriersAt = kHandedAt + kHandedBytes;
+  static constexpr int kBytes = kBarriersAt + (kStages + kXPanels) * 16;
+  static_assert(kStages >= 3 && kDepthGroups <= 2 && kBytes <= kSharedBytes);
+  static_assert(kDepthGroups == 1 || kXPanels % (kDepthGroups * kPanels) == 0);
 };
 
+// Barriers of panels and stages: Full for what was loaded, Free for the warps that have used it.
 template <typename Shape>
 struct PackedShared {
   uint32_t base;
 
   __device__ __forceinline__ uint32_t Panel(int i) const { return base + i * Shape::kPanelBytes; }
   __device__ __forceinline__ uint32_t Stage(int i) const {
-    return base + Shape::kWeightsAt + i * Shape::kStageBytes;
+    return base + Shape::kStagesAt + i * Shape::kStageBytes;
   }
-  __device__ __forceinline__ uint32_t Full(int i) const {
+  __device__ __forceinline__ uint32_t Handed() const { return base + Shape::kHandedAt; }
+  __device__ __forceinline__ uint32_t PanelFull(int i) const {
     return base + Shape::kBarriersAt + i * 16;
   }
+  __device__ __forceinline__ uint32_t PanelFree(int i) const { return PanelFull(i) + 8; }
+  __device__ __forceinline__ uint32_t Full(int i) const { return PanelFull(Shape::kXPanels + i); }
   __device__ __forceinline__ uint32_t Free(int i) const { return Full(i) + 8; }
 
   __device__ __forceinline__ void InitBarriers() const {
     for (int i = 0; i < Shape::kXPanels; ++i) {
-      InitBarrier(Full(i), 1);
-      InitBarrier(Free(i), Shape::kConsumerWarps);
+      InitBarrier(PanelFull(i), 1);
+      InitBarrier(PanelFree(i), Shape::kOwnerWarps);
+    }
+    for (int i = 0; i < Shape::kStages; ++i) {
+      InitBarrier(Full(i), 2);  // blocks; scales and zeros
+      InitBarrier(Free(i), Shape::kOwnerWarps);
     }
     FenceBarrierInit();
   }
 };
 
-// Keeps the ring of x's panels full; one thread.
+__device__ __forceinline__ void PrefetchMap(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// The rows of W of a tile: one run of kRows, or gated two of kRows / 2, n apart.
 template <typename Shape>
-__device__ __forceinline__ void LoadPanels(const PackedGemmParams& p, const CUtensorMap& x,
-                                           const PackedShared<Shape>& shared) {
-  RingPlace<Shape::kXPanels> place;
-  PackedWalk walk(p);
-  PackedItem item;
-  while (walk.Next(p, item)) {
-    const int token = item.token_tile * Shape::kTokens;
-    for (int panel = item.first * Shape::kPanels; panel < item.end * Shape::kPanels; ++panel) {
-      WaitAt(shared.Free(place.at), place.parity ^ 1);
-      ArriveExpecting(shared.Full(place.at), Shape::kPanelBytes);
-      CopyBox(shared.Panel(place.at), x, panel * kPanelElements, token, shared.Full(place.at));
-      place.Next();
+struct PackedRows {
+  int64_t start;  // of the first run
+  int runs, count;
+  int64_t apart;
+
+  __device__ __forceinline__ PackedRows(const PackedGemmParams& p, int row_tile)
+      : runs(p.gated ? 2 : 1), apart(p.gated ? p.n : 0) {
+    const int most = Shape::kRows / runs;
+    start = int64_t{row_tile} * most;
+    count = static_cast<int>(min(int64_t{most}, (p.gated ? p.n : p.rows) - start));
+  }
+  // Bytes from the last multiple of 16 to where a run's zeros start.
+  __device__ __forceinline__ int ZerosOff(int run) const {
+    return static_cast<int>((start + run * apart) * Shape::kBits / 8 % 16);
+  }
+};
+
+// The warps that load, each with its own part of every stage.
+template <typename Shape>
+class StageLoader {
+ public:
+  __device__ __forceinline__ StageLoader(const PackedGemmParams& p,
+                                         const PackedShared<Shape>& shared)
+      : p_(p), shared_(shared) {}
+
+  // One thread.
+  __device__ __forceinline__ void LoadInputs(const CUtensorMap& x) {
+    WaitForPrevious();
+    RingPlace<Shape::kXPanels> place;
+    PackedItem item;
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+      int column = item.first * static_cast<int>(kPackedStageK);
+      const int end = item.end * static_cast<int>(kPackedStageK);
+      for (; column < end; column += kPanelElements) {
+        const uint32_t full = shared_.PanelFull(place.at);
+        WaitAt(shared_.PanelFree(place.at), place.parity ^ 1);
+        ArriveExpecting(full, Shape::kPanelBytes);
+        CopyBox(shared_.Panel(place.at), x, column, item.token_tile * Shape::kTokens, full);
+        place.Next();
+      }
     }
   }
-}
 
-// Zeros when not `valid`. Bytes are 4 or 8.
-template <int kBytes>
-__device__ __forceinline__ void CopyAsyncFew(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(kBytes),
-               "r"(valid ? kBytes : 0)
-               : "memory");
-}
-
-// A lane multiplies two rows of W, lane / 4 of either half of its warp's 16; this is which of the
-// 16. Plain products spread rows over the halves so that a lane ends up with four neighbouring
-// outputs (packed_gemm_store.cuh); gated ones take eight gate rows, then their eight up rows.
-__device__ __forceinline__ int PackedPlaceInWarp(bool gated, int half, int lane) {
-  const int i = lane / 4;
-  return gated ? half * 8 + i : i / 2 * 4 + half * 2 + i % 2;
-}
-
-// The ring of weights. A lane copies the pieces that it uses itself; some lanes of a warp copy its
-// scales and zeros.
-template <typename Shape>
-class WeightRing {
- public:
-  __device__ __forceinline__ WeightRing(const PackedGemmParams& p,
-                                        const PackedShared<Shape>& shared)
-      : p_(p),
-        walk_(p),
-        thread_(static_cast<int>(threadIdx.x)),
-        policy_(Policy(p.weights_once)),
-        ring_(shared.Stage(0)) {}
-
-  __device__ __forceinline__ void Fill() {
-    for (int i = 0; i < Shape::kStages - 1; ++i) Issue();
+  // One thread. Weights, scales and zeros do not depend on earlier kernels.
+  __device__ __forceinline__ void LoadWeights(const CUtensorMap& weights) {
+    constexpr int kBlockColumns = static_cast<int>(kPackedTileBytes / kWordBytes);
+    const uint64_t policy = Policy(p_.weights_once);
+    PackedItem item;
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+      const PackedRows<Shape> rows(p_, item.row_tile);
+      const int first = static_cast<int>(rows.start / kPackedTileRows);
+      const int second = static_cast<int>((rows.start + rows.apart) / kPackedTileRows);
+      int column = item.first * Shape::kBlocks * kBlockColumns;
+      for (int stage = item.first; stage < item.end; ++stage) {
+        const uint32_t full = NextSlot();
+        ArriveExpecting(full, Shape::kBlocks * Shape::kBlockBytes);
+#pragma unroll
+        for (int block = 0; block < Shape::kBlocks; ++block, column += kBlockColumns) {
+          const uint32_t to = to_ + block * Shape::kBlockBytes;
+          CopyWeights(to, weights, column, first, full, policy);
+          if (rows.runs > 1)
+            CopyWeights(to + Shape::kBlockBytes / 2, weights, column, second, full, policy);
+        }
+      }
+    }
   }
 
-  // Waits for the oldest stage and copies another over the one before it; returns its address. The
-  // whole warp.
-  __device__ __forceinline__ uint32_t Next() {
-    WaitForCopies<Shape::kStages - 2>();
-    __syncwarp();
-    Issue();
-    const uint32_t stage = ring_ + read_ * Shape::kStageBytes;
-    if (++read_ == Shape::kStages) read_ = 0;
-    return stage;
-  }
-
-  __device__ __forceinline__ uint32_t Piece(uint32_t stage, int piece) const {
-    return stage + piece * Shape::kPieceBytes + thread_ * 16;
-  }
-  __device__ __forceinline__ uint32_t Scales(uint32_t stage) const {
-    return stage + Shape::kScalesAt + thread_ / kWarp * Shape::kWarpScaleBytes;
+  // One warp: each lane a slot of a run of rows.
+  __device__ __forceinline__ void LoadScales() {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int run = lane / Shape::kSlots, slot = lane % Shape::kSlots;
+    PackedItem item;
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+      const PackedRows<Shape> rows(p_, item.row_tile);
+      const bool copies = run < rows.runs && slot < p_.slots;
+      const int64_t row = rows.start + run * rows.apart;
+      const char* const scales = p_.scales + row * 2;
+      const char* const zeros = p_.zeros + row * Shape::kBits / 8 - rows.ZerosOff(run);
+      const int scale_bytes = rows.count * 2, zero_bytes = ZeroBytes(rows, run);
+      const int bytes = p_.slots * (rows.runs * scale_bytes + ZeroBytes(rows, 0) +
+                                    (rows.runs > 1 ? ZeroBytes(rows, 1) : 0));
+      for (int stage = item.first; stage < item.end; ++stage) {
+        const uint32_t full = NextSlot();
+        if (lane == 0) ArriveExpecting(full, bytes);
+        if (!copies) continue;
+        const int64_t group = Group(stage, slot);
+        CopyBytes(to_ + Shape::kScalesAt + slot * Shape::kScaleSlotBytes +
+                      run * (Shape::kScaleSlotBytes / 2),
+                  scales + group * p_.rows * 2, scale_bytes, full);
+        if (p_.zeros != nullptr)
+          CopyBytes(
+              to_ + Shape::kZerosAt + slot * Shape::kZeroSlotBytes + run * Shape::kZeroHalfBytes,
+              zeros + group * p_.zero_stride, zero_bytes, full);
+      }
+    }
   }
 
  private:
@@ -164,85 +217,51 @@ class WeightRing {
     return policy;
   }
 
-  __device__ __forceinline__ void Issue() {
-    if (stage_ == end_) NextItem();
-    if (stage_ < end_) {
-      const uint32_t to = ring_ + write_ * Shape::kStageBytes;
-      const int64_t at = int64_t{stage_} * (Shape::kBlocks * kPackedBlockBytes);
-#pragma unroll
-      for (int block = 0; block < Shape::kBlocks; ++block) {
-        const int64_t byte = at + block * kPackedBlockBytes;
-        const bool inside = Shape::kBlocks == 1 || byte < p_.row_bytes;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const bool valid = inside && weights_[half] != nullptr;
-          CopyAsync16(Piece(to, block * 2 + half), valid ? weights_[half] + byte : p_.values, valid,
-                      policy_);
-        }
-      }
-      IssueScales(to);
-      ++stage_;
-    }
-    CommitCopies();
-    if (++write_ == Shape::kStages) write_ = 0;
+  // Waits until the next stage's memory, to_, is free; returns what its copies arrive at.
+  __device__ __forceinline__ uint32_t NextSlot() {
+    WaitAt(shared_.Free(place_.at), place_.parity ^ 1);
+    to_ = shared_.Stage(place_.at);
+    const uint32_t full = shared_.Full(place_.at);
+    place_.Next();
+    return full;
   }
 
-  // Lane 4 i + part copies slot i: scales of the warp's eight rows `part`, or zeros of eight.
-  __device__ __forceinline__ void IssueScales(uint32_t to) {
-    const int lane = thread_ % kWarp, slot = lane / 4, part = lane % 4;
-    if (slot >= p_.slots || (part >= 2 && p_.zeros == nullptr)) return;
-    const bool valid = scales_ != nullptr;
-    const char* const from = valid ? scales_ + Group(slot) * scale_stride_ : p_.scales;
-    const uint32_t warp = Scales(to);
-    if (part < 2)
-      CopyAsync16(warp + slot * Shape::kScaleSlotBytes + part * 16, from, valid);
-    else
-      CopyAsyncFew<Shape::kBits>(
-          warp + Shape::kZerosAt + slot * Shape::kZeroSlotBytes + part % 2 * Shape::kBits, from,
-          valid);
+  // Up to whole 16 bytes, to which rows of zeros are padded; 0 where there are none.
+  __device__ __forceinline__ int ZeroBytes(const PackedRows<Shape>& rows, int run) const {
+    if (p_.zeros == nullptr) return 0;
+    return (rows.ZerosOff(run) + rows.count * Shape::kBits / 8 + 15) / 16 * 16;
   }
 
-  __device__ __forceinline__ int64_t Group(int slot) const {
+  __device__ __forceinline__ int64_t Group(int stage, int slot) const {
     if (p_.group_of_step != nullptr)
-      return p_.group_of_step[min(stage_ * Shape::kSteps + slot, p_.last_step)];
-    const int group = p_.slots > 1 ? stage_ * p_.slots + slot
-                                   : static_cast<int>(__umulhi(2 * stage_, p_.group_factor));
+      return p_.group_of_step[min(stage * Shape::kSteps + slot, p_.last_step)];
+    const int group = Shape::kSlots > 1 ? stage * p_.slots + slot
+                                        : static_cast<int>(__umulhi(2 * stage, p_.group_factor));
     return min(group, p_.last_group);
   }
 
-  __device__ __forceinline__ void NextItem() {
-    PackedItem item;
-    if (!walk_.Next(p_, item)) return;
-    stage_ = item.first;
-    end_ = item.end;
-    const int warp = thread_ / kWarp, lane = thread_ % kWarp, part = lane % 4;
-    const int64_t rows_a_warp = p_.gated ? 8 : 16;
-    const int64_t first = (int64_t{item.row_tile} * Shape::kConsumerWarps + warp) * rows_a_warp;
-    // The rows of W that the second half of a gated tile starts and ends at are n further on.
-    const int64_t up = p_.gated ? p_.n : 0, last = p_.gated ? p_.n : p_.rows;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t row = first + PackedPlaceInWarp(p_.gated, half, lane) % rows_a_warp;
-      weights_[half] =
-          row < last ? p_.values + (row + half * up) * p_.row_bytes + lane % 4 * 16 : nullptr;
-    }
-    const int64_t start = first + (p_.gated ? 0 : part % 2 * 8);
-    const int64_t start_in_w = start + part % 2 * up;
-    scale_stride_ = part < 2 ? p_.rows * 2 : p_.zero_stride;
-    scales_ = start >= last ? nullptr
-              : part < 2    ? p_.scales + start_in_w * 2
-                            : p_.zeros + start_in_w * Shape::kBits / 8;
+  static __device__ __forceinline__ void CopyWeights(uint32_t to, const CUtensorMap& map,
+                                                     int column, int row, uint32_t barrier,
+                                                     uint64_t policy) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+        " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+        "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
+        : "memory");
+  }
+  static __device__ __forceinline__ void CopyBytes(uint32_t to, const void* from, int bytes,
+                                                   uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+        "[%3];" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier)
+        : "memory");
   }
 
   const PackedGemmParams& p_;
-  PackedWalk walk_;
-  const int thread_;
-  const uint64_t policy_;
-  const uint32_t ring_;
-  int stage_ = 0, end_ = 0, read_ = 0, write_ = 0;
-  const char* weights_[2] = {};
-  const char* scales_ = nullptr;
-  int64_t scale_stride_ = 0;
+  const PackedShared<Shape>& shared_;
+  RingPlace<Shape::kStages> place_;
+  uint32_t to_ = 0;
 };
 
 }  // namespace tessera

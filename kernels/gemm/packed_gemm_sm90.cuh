@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include <absl/status/status.h>
 #include <absl/strings/str_cat.h>
@@ -11,6 +12,7 @@
 #include "kernels/device/launch.cuh"
 #include "kernels/device/tensor_map.h"
 #include "kernels/device/visit_dtype.cuh"
+#include "kernels/device/weight_stream.cuh"
 #include "kernels/gemm/packed_gemm_load.cuh"
 #include "kernels/gemm/packed_gemm_sm90.h"
 #include "kernels/gemm/packed_gemm_store.cuh"
@@ -23,6 +25,19 @@ namespace {
 
 __device__ uint32_t flags[kPackedFlagSlots][kPackedMaxBlocks * kMaxGroups];
 
+// A lane multiplies two rows of W, lane / 4 of either half of its warp's 16. These are the first,
+// within the tile, and how far on the second is. Plain products spread rows over the halves so that
+// a lane ends up with four neighbouring outputs (packed_gemm_store.cuh); gated ones take eight gate
+// rows, then their eight up rows.
+__device__ __forceinline__ int FirstRow(bool gated, int thread) {
+  const int warp = thread / kWarp, i = thread % kWarp / 4;
+  return gated ? warp * 8 + i : warp * 16 + i / 2 * 4 + i % 2;
+}
+template <typename Shape>
+__device__ __forceinline__ int RowsOn(bool gated) {
+  return gated ? Shape::kRows / 2 : 2;
+}
+
 // A warpgroup that multiplies 64 rows of W. Its weights go from shared memory to registers, are
 // unpacked there and multiply x's tile as the left operand, a batch of steps ahead of the products.
 template <typename T, typename Shape>
@@ -30,128 +45,175 @@ class PackedConsumer {
  public:
   __device__ __forceinline__ PackedConsumer(const PackedGemmParams& p,
                                             const PackedShared<Shape>& shared)
-      : p_(p), shared_(shared), ring_(p, shared), thread_(static_cast<int>(threadIdx.x)) {}
+      : p_(p),
+        shared_(shared),
+        thread_(static_cast<int>(threadIdx.x) % Shape::kOwnerThreads),
+        depth_(static_cast<int>(threadIdx.x) / Shape::kOwnerThreads),
+        row_(FirstRow(p.gated, thread_)) {
+    ring_.at = depth_;
+    panel_.at = depth_ * Shape::kPanels;
+  }
 
   __device__ __forceinline__ void ComputeAll() {
-    ring_.Fill();
     WaitForPrevious();
-    const PartialSums<Shape> partial(p_.partial, flags[p_.flag_slot], thread_);
-    PackedWalk walk(p_);
+    int first_depth = 0;  // the depth group of the item's first stage
     PackedItem item;
-    while (walk.Next(p_, item)) {
-      Multiply(item);
-      if (item.first > 0) {
-        partial.Give(PackedWalk::Block(), d_);
-        continue;
-      }
-      if (item.end < p_.stages) {
-        const int tile_end = (item.tile + 1) * p_.stages;
-        for (int b = PackedWalk::Block() + 1;
-             b < p_.shared_blocks && PackedWalk::RunStart(p_, b) < tile_end; ++b)
-          partial.Add(b, d_);
-      }
-      OutputTile<T, Shape>(p_, item, thread_).Store(d_);
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+      zeros_on_ = p_.gated
+                      ? Shape::kZeroHalfBytes + PackedRows<Shape>(p_, item.row_tile).ZerosOff(1)
+                      : RowsOn<Shape>(false) * Shape::kBits / 8;
+      const int stages = item.end - item.first;
+      Multiply((stages + Shape::kDepthGroups - 1 - (depth_ ^ first_depth)) / Shape::kDepthGroups);
+      if constexpr (Shape::kDepthGroups > 1) first_depth = (first_depth + stages) % 2;
+      // The item is found anew, to save the products its registers.
+      asm volatile("" : "+r"(turn));
+      PackedWalk::Item(p_, turn, item);
+      Finish(item);
     }
   }
 
  private:
   static constexpr int kBatch = Shape::kBatch;
   static constexpr int kBatches = Shape::kSteps / kBatch;
-  static constexpr int kPanelBatches = Shape::kPanelSteps / kBatch;
 
-  __device__ __forceinline__ void Multiply(const PackedItem& item) {
-    if (p_.slots == 1)
-      MultiplyAs<1>(item);
-    else if (p_.slots < Shape::kSlots)
-      MultiplyAs<Shape::kSlots / 2>(item);
-    else
-      MultiplyAs<Shape::kSlots>(item);
+  // From the sums of an item to outputs, or partial sums.
+  __device__ __forceinline__ void Finish(const PackedItem& item) {
+    if constexpr (Shape::kDepthGroups > 1) {
+      const DepthSums<Shape> other(shared_.Handed(), thread_);
+      if (depth_ > 0) {
+        other.Give(d_);
+        return;
+      }
+      other.Add(d_);
+    }
+    const PartialSums<Shape> partial(p_.partial, flags[p_.flag_slot], thread_);
+    const int block = PackedWalk::Block();
+    if (item.first > 0) {
+      partial.Give(block, d_);
+      return;
+    }
+    if (item.end < p_.stages) {
+      int end = block + 1;
+      while (end < p_.shared_blocks && PackedWalk::RunStart(p_, end) < (item.tile + 1) * p_.stages)
+        ++end;
+      partial.Add(block + 1, end, d_);
+    }
+    OutputTile<T, Shape>(p_, item, thread_).Store(d_);
   }
 
-  // Scales change up to kChanges times in a stage: a constant, since ptxas lets products overlap
-  // with straight code only.
-  template <int kChanges>
-  __device__ __forceinline__ void MultiplyAs(const PackedItem& item) {
+  // How often scales change in a stage is a constant, and releasing one no branch, since ptxas lets
+  // products overlap with straight code only.
+  __device__ __forceinline__ void Multiply(int stages) {
 #pragma unroll
     for (int i = 0; i < Shape::kSums; ++i) d_[i] = 0.f;
-    for (int stage = item.first; stage < item.end; ++stage) {
-      stage_ = ring_.Next();
-      Batches<kChanges, 0>(stage == item.first);
+    used_ = panel_free_ = 0;
+    for (; stages > 0; --stages) {
+      WaitAt(shared_.Full(ring_.at), ring_.parity);
+      stage_ = shared_.Stage(ring_.at);
+      Batches<0>();
+      NextStage();
     }
     WaitForProducts<0>();
     PinRegisters(d_);
-    ReleasePanel();
+    Release(panel_free_);
+    Release(used_);
   }
 
   // Batch kAt of a stage and those behind it. While it is unpacked, the products of the one before
-  // run; those before them are done with their registers and, at a panel's second batch, with the
-  // panel before.
-  template <int kChanges, int kAt>
-  __device__ __forceinline__ void Batches(bool first_stage) {
+  // run; those before them are done with their registers, at a panel's second batch with the panel
+  // before, and at a stage's with the stage before.
+  template <int kAt>
+  __device__ __forceinline__ void Batches() {
     if constexpr (kAt < kBatches) {
-      if constexpr (kAt % kPanelBatches == 0) {
-        WaitAt(shared_.Full(panel_.at), panel_.parity);
-        tile_ = TileDescriptor(shared_.Panel(panel_.at), 16);
-        panel_.Next();
-      }
+      constexpr int kInPanel = kAt % (Shape::kPanelSteps / kBatch);
       WaitForProducts<1>();
-      if constexpr (kAt % kPanelBatches == 1) {
-        if (kAt >= kPanelBatches || !first_stage) ReleasePanel();
-      }
-      UnpackBatch<kChanges, kAt * kBatch, 0>();
+      if constexpr (kInPanel == 1) Release(used_panel_);
+      if constexpr (kAt == 1) Release(used_);
+      UnpackBatch<kAt * kBatch, 0>();
+      if constexpr (kInPanel == 0) NextPanel();
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) PinRegisters(a_[kAt % 2][i]);
       FenceProducts();
 #pragma unroll
       for (int i = 0; i < kBatch; ++i)
         RegisterTimesTokens<T>(d_, a_[kAt % 2][i],
-                               MatrixDescriptor(tile_, (kAt % kPanelBatches * kBatch + i) * 32));
+                               MatrixDescriptor(tile_, (kInPanel * kBatch + i) * 32));
       CommitProducts();
-      Batches<kChanges, kAt + 1>(first_stage);
+      Batches<kAt + 1>();
     }
   }
 
-  template <int kChanges, int kFirst, int kIndex>
+  template <int kFirst, int kIndex>
   __device__ __forceinline__ void UnpackBatch() {
     if constexpr (kIndex < kBatch) {
       constexpr int kStep = kFirst + kIndex, kBlockSteps = Shape::kSteps / Shape::kBlocks;
       constexpr int kWord = kStep % kBlockSteps * 4 / kBlockSteps;
       if constexpr (kStep % kBlockSteps == 0) {
-        words_[0] = LoadShared16(ring_.Piece(stage_, kStep / kBlockSteps * 2));
-        words_[1] = LoadShared16(ring_.Piece(stage_, kStep / kBlockSteps * 2 + 1));
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          words_[half] = LoadShared16(stage_ + kStep / kBlockSteps * Shape::kBlockBytes +
+                                      (row_ + half * RowsOn<Shape>(p_.gated)) *
+                                          static_cast<int>(kPackedBlockBytes) +
+                                      thread_ % 4 * 16);
       }
-      if constexpr (kStep * kChanges % Shape::kSteps == 0)
+      if constexpr (kStep * Shape::kSlots % Shape::kSteps == 0)
         SetScales(kStep * p_.slots / Shape::kSteps);
       UnpackStep<kStep>(rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]),
                         a_[kFirst / kBatch % 2][kIndex]);
-      UnpackBatch<kChanges, kFirst, kIndex + 1>();
+      UnpackBatch<kFirst, kIndex + 1>();
     }
   }
 
   __device__ __forceinline__ void SetScales(int slot) {
-    const uint32_t scales = ring_.Scales(stage_) + slot * Shape::kScaleSlotBytes;
-    const uint32_t zeros = ring_.Scales(stage_) + Shape::kZerosAt + slot * Shape::kZeroSlotBytes;
+    const uint32_t scales = stage_ + Shape::kScalesAt + slot * Shape::kScaleSlotBytes + row_ * 2;
+    const uint32_t zeros =
+        stage_ + Shape::kZerosAt + slot * Shape::kZeroSlotBytes + row_ * Shape::kBits / 8;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int place = PackedPlaceInWarp(p_.gated, half, thread_ % kWarp);
-      uint16_t scale;
-      uint32_t zero;
-      asm volatile("ld.shared.u16 %0, [%1];" : "=h"(scale) : "r"(scales + place * 2) : "memory");
-      asm volatile("ld.shared.u8 %0, [%1];"
-                   : "=r"(zero)
-                   : "r"(zeros + place * Shape::kBits / 8)
-                   : "memory");
-      if constexpr (Shape::kBits == 4) zero = zero >> (place % 2 * 4) & 15u;
-      zero = p_.zeros != nullptr ? zero : 1u << (Shape::kBits - 1);
-      rows_[half].Set(__ushort_as_half(scale), static_cast<int>(zero));
+      const uint16_t scale = LoadShared2(scales + half * RowsOn<Shape>(p_.gated) * 2);
+      uint32_t zero = LoadShared1(zeros + half * zeros_on_);
+      if constexpr (Shape::kBits == 4) zero = zero >> (row_ % 2 * 4) & 15u;
+      rows_[half].Set(scale, p_.zeros != nullptr ? zero : 1u << (Shape::kBits - 1));
     }
   }
 
-  // The oldest panel that this warp's products have read.
-  __device__ __forceinline__ void ReleasePanel() {
+  __device__ __forceinline__ void NextStage() {
+    used_ = shared_.Free(ring_.at);
+    ring_.at += Shape::kDepthGroups;
+    if (ring_.at >= Shape::kStages) {
+      ring_.at -= Shape::kStages;
+      ring_.parity ^= 1;
+    }
+  }
+
+  // What this warp's products have read is free: `barrier`, or nothing if it is 0. No branch, see
+  // Multiply().
+  __device__ __forceinline__ void Release(uint32_t barrier) const {
     __syncwarp();
-    if (thread_ % kWarp == 0) ArriveAt(shared_.Free(released_.at));
-    released_.Next();
+    asm volatile(
+        "{\n\t.reg .pred arrives;\n\tsetp.ne.b32 arrives, %1, 0;\n\t"
+        "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n\t}" ::"r"(barrier),
+        "r"(barrier != 0 && thread_ % kWarp == 0 ? 1 : 0)
+        : "memory");
+  }
+
+  // Waits for the next panel of x.
+  __device__ __forceinline__ void NextPanel() {
+    WaitAt(shared_.PanelFull(panel_.at), panel_.parity);
+    tile_ = TileDescriptor(shared_.Panel(panel_.at), 16);
+    used_panel_ = panel_free_;
+    panel_free_ = shared_.PanelFree(panel_.at);
+    panel_.Next();
+    if constexpr (Shape::kDepthGroups > 1) {
+      // Behind its stage's panels lie those of the other depth group.
+      if (panel_.at % Shape::kPanels == 0) {
+        panel_.at += Shape::kPanels;
+        if (panel_.at >= Shape::kXPanels) {
+          panel_.at -= Shape::kXPanels;
+          panel_.parity ^= 1;
+        }
+      }
+    }
   }
 
   template <int kWord>
@@ -161,10 +223,15 @@ class PackedConsumer {
 
   const PackedGemmParams& p_;
   const PackedShared<Shape>& shared_;
-  WeightRing<Shape> ring_;
-  const int thread_;
+  const int thread_, depth_;  // thread within the depth group
+  const int row_;             // the lane's first
+  int zeros_on_ = 0;          // bytes from its zero to the second's
   uint32_t stage_ = 0, tile_ = 0;
-  RingPlace<Shape::kXPanels> panel_, released_;
+  RingPlace<Shape::kStages> ring_;
+  RingPlace<Shape::kXPanels> panel_;
+  // The Free barriers of the item's stage and panel before those at work, and of the panel; 0:
+  // none.
+  uint32_t used_ = 0, used_panel_ = 0, panel_free_ = 0;
   RowUnpacker<T, Shape::kBits> rows_[2];
   uint4 words_[2];
   uint32_t a_[2][kBatch][4];
@@ -175,22 +242,36 @@ class PackedConsumer {
 template <typename T, typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     PackedGemmKernel(const __grid_constant__ PackedGemmParams p,
-                     const __grid_constant__ CUtensorMap x) {
+                     const __grid_constant__ CUtensorMap x,
+                     const __grid_constant__ CUtensorMap weights) {
   extern __shared__ __align__(1024) char memory[];
   LetNextStart();
   const PackedShared<Shape> shared{SharedAddress(memory)};
-  if (threadIdx.x == 0) shared.InitBarriers();
+  if (threadIdx.x == 0) {
+    PrefetchMap(x);
+    PrefetchMap(weights);
+    shared.InitBarriers();
+  }
   __syncthreads();
   if (threadIdx.x < Shape::kConsumerThreads) {
     GrowRegisters<Shape::kConsumerRegisters>();
     PackedConsumer<T, Shape>(p, shared).ComputeAll();
   } else {
-    ShrinkRegisters<Shape::kProducerRegisters>();
-    if (threadIdx.x == Shape::kConsumerThreads) {
-      WaitForPrevious();
-      LoadPanels<Shape>(p, x, shared);
-    }
+    ShrinkRegisters<Shape::kLoaderRegisters>();
+    StageLoader<Shape> loader(p, shared);
+    const int warp = static_cast<int>(threadIdx.x - Shape::kConsumerThreads) / kWarp;
+    const bool first_lane = threadIdx.x % kWarp == 0;
+    if (warp == 0 && first_lane) loader.LoadInputs(x);
+    if (warp == 1 && first_lane) loader.LoadWeights(weights);
+    if (warp == 2) loader.LoadScales();
   }
+}
+
+// Groups that a stage of k may hold: 1, 2, 4 or 8.
+int GroupsInStage(const PackedWeight& w) {
+  if (w.group_of_step != nullptr) return static_cast<int>(kPackedStageK / kPackedStep);
+  if (w.group < kPackedStageK && w.group < w.k) return static_cast<int>(kPackedStageK / w.group);
+  return 1;
 }
 
 PackedGemmParams ParamsOf(const LinearArgs& a, const PackedGemmPlan& plan,
@@ -202,14 +283,9 @@ PackedGemmParams ParamsOf(const LinearArgs& a, const PackedGemmPlan& plan,
   p.scales = static_cast<const char*>(w.scales);
   p.zeros = static_cast<const char*>(w.zeros);
   p.group_of_step = w.group_of_step;
-  p.row_bytes = PackedRowBytes(w.bits, w.k);
   p.rows = w.n;
   p.zero_stride = PackedZeroStride(w.bits, w.n);
-  p.slots = 1;
-  if (w.group_of_step != nullptr)
-    p.slots = static_cast<int>(kPackedStageK / kPackedStep);
-  else if (w.group < kPackedStageK && w.group < w.k)
-    p.slots = static_cast<int>(kPackedStageK / w.group);
+  p.slots = GroupsInStage(w);
   const int64_t group_stages = w.group >= w.k ? plan.stages : w.group / kPackedStageK;
   if (p.slots == 1) p.group_factor = static_cast<uint32_t>(CeilDiv(int64_t{1} << 31, group_stages));
   p.last_group = static_cast<int>(w.groups - 1);
@@ -235,37 +311,61 @@ PackedGemmParams ParamsOf(const LinearArgs& a, const PackedGemmPlan& plan,
 template <typename T, typename Shape>
 absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
                            const PackedScratch& scratch, cudaStream_t stream) {
-  CUtensorMap x;
+  const PackedWeight& w = a.packed;
+  CUtensorMap x, weights;
   RETURN_IF_ERROR(MapPanels("packed_gemm", a.x, a.t, a.k, Shape::kTokens, a.dtype, &x));
+  // A row of the map is a tile of 8 rows of W. A box lies in shared memory row of W by row of W, 64
+  // bytes each.
+  const int64_t tile_words = PackedRowBytes(w.bits, w.k) * kPackedTileRows / kWordBytes;
+  RETURN_IF_ERROR(
+      MapTensor("packed_gemm",
+                {.type = CU_TENSOR_MAP_DATA_TYPE_UINT32,
+                 .base = w.values,
+                 .rows = w.n / kPackedTileRows,
+                 .columns = tile_words,
+                 .row_bytes = tile_words * kWordBytes,
+                 .box_rows = (a.gated ? Shape::kRows / 2 : Shape::kRows) / kPackedTileRows,
+                 .box_columns = kPackedTileBytes / kWordBytes},
+                &weights));
   const auto kernel = PackedGemmKernel<T, Shape>;
   RETURN_IF_CUDA_ERROR(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
       "packed_gemm shared memory");
   const LaunchShape launch{dim3(static_cast<unsigned>(plan.blocks)), dim3(Shape::kThreads),
                            Shape::kBytes, stream};
-  return LaunchDependent("packed_gemm launch", kernel, launch, ParamsOf(a, plan, scratch), x);
+  return LaunchDependent("packed_gemm launch", kernel, launch, ParamsOf(a, plan, scratch), x,
+                         weights);
 }
 
-// The tiles of kPackedTiles.
+// Stages have room for 1, 4 or 8 groups.
+template <typename T, int kBits, PackedTile kTile>
+absl::Status LaunchTile(const LinearArgs& a, const PackedGemmPlan& plan,
+                        const PackedScratch& scratch, cudaStream_t stream) {
+  const int slots = GroupsInStage(a.packed);
+  if (slots == 1) return LaunchShapeOf<T, PackedShape<kBits, 1, kTile>>(a, plan, scratch, stream);
+  if (slots <= 4) return LaunchShapeOf<T, PackedShape<kBits, 4, kTile>>(a, plan, scratch, stream);
+  return LaunchShapeOf<T, PackedShape<kBits, 8, kTile>>(a, plan, scratch, stream);
+}
+
+template <typename T, int kBits, size_t... kIndices>
+absl::Status LaunchOneOf(const LinearArgs& a, const PackedGemmPlan& plan,
+                         const PackedScratch& scratch, cudaStream_t stream,
+                         std::index_sequence<kIndices...> /*tiles*/) {
+  absl::Status status = absl::UnimplementedError(absl::StrCat(
+      "packed_gemm: no tile of ", plan.tile.rows, " rows, ", plan.tile.tokens, " tokens"));
+  ((plan.tile == kPackedTiles[kIndices]
+        ? void(status = LaunchTile<T, kBits, kPackedTiles[kIndices]>(a, plan, scratch, stream))
+        : void()),
+   ...);
+  return status;
+}
+
 template <int kBits>
 absl::Status LaunchBits(const LinearArgs& a, const PackedGemmPlan& plan,
                         const PackedScratch& scratch, cudaStream_t stream) {
   return VisitHalf(a.dtype, "packed_gemm", [&]<typename T>(TypeTag<T>) {
-    const PackedTile tile = plan.tile;
-    if (tile == PackedTile{128, 32})
-      return LaunchShapeOf<T, PackedShape<kBits, 2, 32>>(a, plan, scratch, stream);
-    if (tile == PackedTile{192, 32})
-      return LaunchShapeOf<T, PackedShape<kBits, 3, 32>>(a, plan, scratch, stream);
-    if (tile == PackedTile{128, 64})
-      return LaunchShapeOf<T, PackedShape<kBits, 2, 64>>(a, plan, scratch, stream);
-    if (tile == PackedTile{192, 64})
-      return LaunchShapeOf<T, PackedShape<kBits, 3, 64>>(a, plan, scratch, stream);
-    if (tile == PackedTile{192, 128})
-      return LaunchShapeOf<T, PackedShape<kBits, 3, 128>>(a, plan, scratch, stream);
-    if (tile == PackedTile{128, 256})
-      return LaunchShapeOf<T, PackedShape<kBits, 2, 256>>(a, plan, scratch, stream);
-    return absl::UnimplementedError(
-        absl::StrCat("packed_gemm: no tile of ", tile.rows, " rows, ", tile.tokens, " tokens"));
+    return LaunchOneOf<T, kBits>(a, plan, scratch, stream,
+                                 std::make_index_sequence<kPackedTiles.size()>());
   });
 }
 

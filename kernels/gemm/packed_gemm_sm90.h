@@ -18,7 +18,8 @@ struct PackedScratch {
 };
 
 // Enqueues LaunchPackedGemm's work (packed_gemm.h) as `plan` says, for weights of the bits in the
-// name. n is a multiple of 8, plan.blocks at most the multiprocessors and kPackedMaxBlocks.
+// name. n is a multiple of 8, plan.blocks at most the
+// multiprocessors and kPackedMaxBlocks.
 // kUnimplemented: a tile or dtype without a kernel. kInternal: the launch was refused.
 absl::Status LaunchPackedGemm4Sm90(const LinearArgs& args, const PackedGemmPlan& plan,
                                    const PackedScratch& scratch, cudaStream_t stream);

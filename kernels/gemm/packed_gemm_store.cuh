@@ -21,8 +21,58 @@ __device__ __forceinline__ void StoreRelease(uint32_t* flag, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
 
-// Partial sums of shared blocks, as they lie in registers, and the flags that announce them: 0
-// between launches. `thread` counts the block's consumers.
+// Depth group 1 hands its sums to the owners of the same rows, in shared memory. `thread` counts
+// within the depth group.
+template <typename Shape>
+class DepthSums {
+ public:
+  __device__ __forceinline__ DepthSums(uint32_t handed, int thread)
+      : at_(handed + thread * 16), barrier_(1 + kMaxGroups + thread / kWarpgroup) {}
+
+  __device__ __forceinline__ void Give(const float (&d)[Shape::kSums]) const {
+#pragma unroll
+    for (int i = 0; i < Shape::kSums; ++i) {
+      if (i % 4 == 0)
+        asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(At(i)), "f"(d[i]),
+                     "f"(d[i + 1]), "f"(d[i + 2]), "f"(d[i + 3])
+                     : "memory");
+      if (i % Shape::kHandedSums == Shape::kHandedSums - 1) {
+        Meet();
+        Meet();
+      }
+    }
+  }
+  __device__ __forceinline__ void Add(float (&d)[Shape::kSums]) const {
+#pragma unroll
+    for (int i = 0; i < Shape::kSums; ++i) {
+      if (i % Shape::kHandedSums == 0) Meet();
+      if (i % 4 == 0) {
+        float4 v;
+        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                     : "r"(At(i))
+                     : "memory");
+        d[i] += v.x;
+        d[i + 1] += v.y;
+        d[i + 2] += v.z;
+        d[i + 3] += v.w;
+      }
+      if (i % Shape::kHandedSums == Shape::kHandedSums - 1) Meet();
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void Meet() const { NamedWait<2 * kWarpgroup>(barrier_); }
+  __device__ __forceinline__ uint32_t At(int i) const {
+    return at_ + i % Shape::kHandedSums / 4 * (Shape::kOwnerThreads * 16);
+  }
+
+  const uint32_t at_;
+  const int barrier_;
+};
+
+// Partial sums of sharing blocks, as they lie in registers, and the flags that announce them: 0
+// between launches. `thread` counts the owners of outputs.
 template <typename Shape>
 class PartialSums {
  public:
@@ -33,18 +83,25 @@ class PartialSums {
 #pragma unroll
     for (int i = 0; i < Shape::kSums / 4; ++i)
       __stcg(At(block, i), make_float4(d[i * 4], d[i * 4 + 1], d[i * 4 + 2], d[i * 4 + 3]));
-    __threadfence();
     GroupWait();
     if (thread_ % kWarpgroup == 0) StoreRelease(Flag(block), 1);
   }
 
-  __device__ __forceinline__ void Add(int block, float (&d)[Shape::kSums]) const {
-    if (thread_ % kWarpgroup == 0) {
-      while (LoadAcquire(Flag(block)) == 0) {
+  // Adds those of blocks [first, end) in their order, once all are there.
+  __device__ __forceinline__ void Add(int first, int end, float (&d)[Shape::kSums]) const {
+    if (thread_ % kWarpgroup < kWarp) {
+      for (int block = first + thread_ % kWarp; block < end; block += kWarp) {
+        while (LoadAcquire(Flag(block)) == 0) {
+        }
+        *Flag(block) = 0;
       }
-      *Flag(block) = 0;
     }
     GroupWait();
+    for (int block = first; block < end; ++block) AddOne(block, d);
+  }
+
+ private:
+  __device__ __forceinline__ void AddOne(int block, float (&d)[Shape::kSums]) const {
 #pragma unroll
     for (int i = 0; i < Shape::kSums / 4; ++i) {
       const float4 v = __ldcg(At(block, i));
@@ -55,13 +112,12 @@ class PartialSums {
     }
   }
 
- private:
   __device__ __forceinline__ void GroupWait() const {
     NamedWait<kWarpgroup>(1 + thread_ / kWarpgroup);
   }
   __device__ __forceinline__ float4* At(int block, int i) const {
     constexpr int64_t kTile = int64_t{Shape::kRows} * Shape::kTokens / 4;
-    return reinterpret_cast<float4*>(sums_) + block * kTile + i * Shape::kConsumerThreads + thread_;
+    return reinterpret_cast<float4*>(sums_) + block * kTile + i * Shape::kOwnerThreads + thread_;
   }
   __device__ __forceinline__ uint32_t* Flag(int block) const {
     return flags_ + block * kMaxGroups + thread_ / kWarpgroup;
@@ -82,8 +138,7 @@ class OutputTile {
                                         int thread)
       : p_(p),
         lane_(thread % kWarp),
-        first_((int64_t{item.row_tile} * Shape::kConsumerWarps + thread / kWarp) *
-               (p.gated ? 8 : 16)),
+        first_((int64_t{item.row_tile} * Shape::kOwnerWarps + thread / kWarp) * (p.gated ? 8 : 16)),
         token_(int64_t{item.token_tile} * Shape::kTokens) {}
 
   __device__ __forceinline__ void Store(float (&d)[Shape::kSums]) const {

@@ -1,4 +1,4 @@
-// From packed integers to the 16-bit weights of an m64k16 operand in registers (sm_90).
+// From packed integers to 16-bit weights.
 //
 // A value q becomes (q - zero) * scale, rounded once: q - zero is exact in either type, and so is
 // scale, which bf16 takes as the sum of two numbers.
@@ -9,59 +9,71 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kernels/device/mma.cuh"
+
 namespace tessera {
 
+// (a & b) | c and (a & b) ^ c as one instruction.
+__device__ __forceinline__ uint32_t MaskOr(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+__device__ __forceinline__ uint32_t MaskXor(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6A;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
 template <typename T>
-struct HalfPair;  // arithmetic on two values of T in a register
+struct HalfPair;  // arithmetic on two values of T in a register, each operation rounded
 
 template <>
 struct HalfPair<__nv_bfloat16> {
-  static __device__ __forceinline__ uint32_t Twice(float v) {
-    const __nv_bfloat162 both = __float2bfloat162_rn(v);
-    return *reinterpret_cast<const uint32_t*>(&both);
-  }
-  static __device__ __forceinline__ float Rounded(float v) {
-    return __bfloat162float(__float2bfloat16_rn(v));
-  }
-  static __device__ __forceinline__ uint32_t Add(uint32_t a, uint32_t b) {
-    uint32_t d;
-    asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-  }
-  static __device__ __forceinline__ uint32_t Subtract(uint32_t a, uint32_t b) {
-    uint32_t d;
-    asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-  }
-  static __device__ __forceinline__ uint32_t Multiply(uint32_t a, uint32_t b) {
-    uint32_t d;
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-  }
-  static __device__ __forceinline__ uint32_t MultiplyAdd(uint32_t a, uint32_t b, uint32_t c) {
-    uint32_t d;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
-  }
+  using Pair = __nv_bfloat162;
 };
-
 template <>
 struct HalfPair<__half> {
-  static __device__ __forceinline__ uint32_t Twice(float v) {
-    const __half2 both = __float2half2_rn(v);
-    return *reinterpret_cast<const uint32_t*>(&both);
-  }
-  static __device__ __forceinline__ uint32_t Subtract(uint32_t a, uint32_t b) {
-    uint32_t d;
-    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-  }
-  static __device__ __forceinline__ uint32_t Multiply(uint32_t a, uint32_t b) {
-    uint32_t d;
-    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-  }
+  using Pair = __half2;
 };
+
+template <typename T>
+__device__ __forceinline__ uint32_t SubtractHalves(uint32_t a, uint32_t b) {
+  using Pair = typename HalfPair<T>::Pair;
+  const Pair d = __hsub2_rn(*reinterpret_cast<const Pair*>(&a), *reinterpret_cast<const Pair*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&d);
+}
+template <typename T>
+__device__ __forceinline__ uint32_t MultiplyHalves(uint32_t a, uint32_t b) {
+  using Pair = typename HalfPair<T>::Pair;
+  const Pair d = __hmul2_rn(*reinterpret_cast<const Pair*>(&a), *reinterpret_cast<const Pair*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&d);
+}
+
+// a * b + c, rounded once.
+template <typename T>
+__device__ __forceinline__ uint32_t MultiplyAddHalves(uint32_t a, uint32_t b, uint32_t c) {
+  using Pair = typename HalfPair<T>::Pair;
+  const Pair d = __hfma2(*reinterpret_cast<const Pair*>(&a), *reinterpret_cast<const Pair*>(&b),
+                         *reinterpret_cast<const Pair*>(&c));
+  return *reinterpret_cast<const uint32_t*>(&d);
+}
+
+// Either half of a register in both; products read it so at no cost.
+__device__ __forceinline__ uint32_t LowerTwice(uint32_t v) {
+  uint32_t d;
+  asm("{\n\t.reg .b16 low, high;\n\tmov.b32 {low, high}, %1;\n\tmov.b32 %0, {low, low};\n\t}"
+      : "=r"(d)
+      : "r"(v));
+  return d;
+}
+__device__ __forceinline__ uint32_t UpperTwice(uint32_t v) {
+  uint32_t d;
+  asm("{\n\t.reg .b16 low, high;\n\tmov.b32 {low, high}, %1;\n\tmov.b32 %0, {high, high};\n\t}"
+      : "=r"(d)
+      : "r"(v));
+  return d;
+}
 
 // Scale and zero of a row, ready for pairs of its values.
 template <typename T, int kBits>
@@ -72,49 +84,65 @@ class RowUnpacker;
 template <int kBits>
 class RowUnpacker<__nv_bfloat16, kBits> {
  public:
-  __device__ __forceinline__ void Set(__half scale, int zero) {
-    const float s = __half2float(scale), high = P::Rounded(s);
-    high_ = P::Twice(high);
-    low_ = P::Twice(s - high);
-    zero_ = P::Twice(static_cast<float>(kBits == 4 ? 128 + zero : zero - 128));
+  // scale: bits of an f16. zero: below 2^kBits.
+  __device__ __forceinline__ void Set(uint16_t scale, uint32_t zero) {
+    const float s = __half2float(__ushort_as_half(scale));
+    const float high = __uint_as_float(PackHalves<__nv_bfloat16>(0.f, s));
+    scale_ = PackHalves<__nv_bfloat16>(s - high, s);
+    if constexpr (kBits == 4) {
+      zero_ = zero * 0x00010001u + 0x43004300u;
+    } else {
+      const float z = static_cast<float>(static_cast<int>(zero) - 128);
+      zero_ = PackHalves<__nv_bfloat16>(z, z);
+    }
   }
-  // Pair `field` of a word (packed_weight.h): fields field and field + 16 / kBits.
   template <int kField>
   __device__ __forceinline__ uint32_t Pair(uint32_t word) const {
+    constexpr uint32_t kOne = 0x3f803f80u;
     const uint32_t w = word >> (kField * kBits);
     uint32_t q;
     if constexpr (kBits == 4) {
-      q = (w & 0x000f000fu) | 0x43004300u;
+      q = MaskOr(w, 0x000f000fu, 0x43004300u);
     } else {
-      q = P::Add((w & 0x007f007fu) | 0x43004300u, (w & 0x00800080u) ^ 0xc380c380u);
+      q = MultiplyAddHalves<__nv_bfloat16>(MaskOr(w, 0x007f007fu, 0x43004300u), kOne,
+                                           MaskXor(w, 0x00800080u, 0xc380c380u));
     }
-    q = P::Subtract(q, zero_);
-    return P::MultiplyAdd(q, high_, P::Multiply(q, low_));
+    q = SubtractHalves<__nv_bfloat16>(q, zero_);
+    return MultiplyAddHalves<__nv_bfloat16>(q, UpperTwice(scale_),
+                                            MultiplyHalves<__nv_bfloat16>(q, LowerTwice(scale_)));
   }
 
  private:
-  using P = HalfPair<__nv_bfloat16>;
-  uint32_t high_, low_, zero_;
+  uint32_t scale_, zero_;  // scale_: what bf16 leaves of the scale below, bf16's above
 };
 
-// 1024 + q is an f16 with q as its low bits.
+// 1024 + q is an f16 with q as its low bits, 1024 + 16 q one with q above four others.
 template <int kBits>
 class RowUnpacker<__half, kBits> {
  public:
-  __device__ __forceinline__ void Set(__half scale, int zero) {
-    scale_ = P::Twice(__half2float(scale));
-    zero_ = P::Twice(static_cast<float>(1024 + zero));
+  __device__ __forceinline__ void Set(uint16_t scale, uint32_t zero) {
+    scale_ = scale * 0x00010001u;
+    zero_ = zero * 0x00010001u + 0x64006400u;        // 1024 + zero
+    minus_high_ = zero * 0x00100010u + 0xd400d400u;  // -(64 + zero)
   }
   template <int kField>
   __device__ __forceinline__ uint32_t Pair(uint32_t word) const {
-    constexpr uint32_t kMask = kBits == 4 ? 0x000f000fu : 0x00ff00ffu;
-    const uint32_t q = ((word >> (kField * kBits)) & kMask) | 0x64006400u;
-    return P::Multiply(P::Subtract(q, zero_), scale_);
+    uint32_t q;
+    if constexpr (kBits == 8) {
+      q = SubtractHalves<__half>(__byte_perm(word, 0x64646464u, kField == 0 ? 0x4240 : 0x4341),
+                                 zero_);
+    } else if constexpr (kField % 2 == 0) {
+      q = SubtractHalves<__half>(MaskOr(word >> (kField * 4), 0x000f000fu, 0x64006400u), zero_);
+    } else {
+      constexpr uint32_t kSixteenth = 0x2c002c00u;
+      q = MultiplyAddHalves<__half>(MaskOr(word >> ((kField - 1) * 4), 0x00f000f0u, 0x64006400u),
+                                    kSixteenth, minus_high_);
+    }
+    return MultiplyHalves<__half>(q, scale_);
   }
 
  private:
-  using P = HalfPair<__half>;
-  uint32_t scale_, zero_;
+  uint32_t scale_, zero_, minus_high_;
 };
 
 // The operand of step kStep of a stage, from the lane's words of its two rows.

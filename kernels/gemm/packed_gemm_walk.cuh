@@ -12,7 +12,6 @@ struct PackedGemmParams {
   const char* scales;
   const char* zeros;              // or null
   const uint16_t* group_of_step;  // or null
-  int64_t row_bytes;              // of values
   int64_t rows;                   // of W
   int64_t zero_stride;
   int slots;              // groups that a stage may hold: 1, 2, 4 or 8
@@ -35,13 +34,10 @@ struct PackedItem {
   int tile, row_tile, token_tile, first, end;
 };
 
-// The items of this block. Blocks count down from the grid's last: sums wait for blocks of a lower
-// blockIdx only, which start no later.
+// The items of this block: its run of shared tiles, then whole tiles. Blocks count down from the
+// grid's last: sums wait for blocks of a lower blockIdx only, which start no later.
 class PackedWalk {
  public:
-  __device__ __forceinline__ explicit PackedWalk(const PackedGemmParams& p)
-      : unit_(RunStart(p, Block())), next_whole_(p.shared_tiles + Block()) {}
-
   static __device__ __forceinline__ int Block() {
     return static_cast<int>(gridDim.x - 1 - blockIdx.x);
   }
@@ -54,26 +50,29 @@ class PackedWalk {
                             static_cast<uint32_t>(p.shared_blocks));
   }
 
-  __device__ __forceinline__ bool Next(const PackedGemmParams& p, PackedItem& item) {
-    const int last_unit = RunStart(p, Block() + 1);
-    if (unit_ < last_unit) {
-      item.tile = unit_ / p.stages;
-      item.first = unit_ - item.tile * p.stages;
-      item.end = min(p.stages, item.first + last_unit - unit_);
-      unit_ += item.end - item.first;
+  // Item `turn`; false behind the last.
+  static __device__ __forceinline__ bool Item(const PackedGemmParams& p, int turn,
+                                              PackedItem& item) {
+    const int start = RunStart(p, Block()), end = RunStart(p, Block() + 1);
+    const int first_tile = start / p.stages;
+    const int shared = start == end ? 0 : (end - 1) / p.stages - first_tile + 1;
+    if (turn < shared) {
+      item.tile = first_tile + turn;
+      const int tile_start = item.tile * p.stages;
+      item.first = max(start - tile_start, 0);
+      item.end = min(end - tile_start, p.stages);
     } else {
-      if (next_whole_ >= p.row_tiles * p.token_tiles) return false;
-      item.tile = next_whole_;
+      item.tile = p.shared_tiles + Block() + (turn - shared) * static_cast<int>(gridDim.x);
+      if (item.tile >= p.row_tiles * p.token_tiles) return false;
       item.first = 0;
       item.end = p.stages;
-      next_whole_ += static_cast<int>(gridDim.x);
     }
     Place(p, item);
     return true;
   }
 
  private:
-  // Tokens run fastest, in bands of up to 4096, so that blocks at work together share rows of W and
+  // Tokens run fastest, in bands of up to 2048, so that blocks at work together share rows of W and
   // an x that L2 holds.
   static __device__ __forceinline__ void Place(const PackedGemmParams& p, PackedItem& item) {
     constexpr int kBandTiles = 16;
@@ -85,8 +84,6 @@ class PackedWalk {
     item.row_tile = static_cast<int>(in_band / width);
     item.token_tile = static_cast<int>(band * kBandTiles + in_band % width);
   }
-
-  int unit_, next_whole_;
 };
 
 }  // namespace tessera

@@ -36,7 +36,7 @@ TEST(PackedGemmConfig, BlocksFitTheGpuAndScratchItsLimit) {
       }
 }
 
-TEST(PackedGemmConfig, EverySharedBlockHasWorkAndWholeTilesFillTheirRounds) {
+TEST(PackedGemmConfig, EverySharingBlockHasWorkAndWholeTilesFillTheirRounds) {
   for (const PackedGemmShape& s : kShapes) {
     const PackedGemmPlan p = PlanPackedGemm(kSms, s, kScratch);
     EXPECT_LE(p.shared_tiles, p.tiles());
@@ -49,6 +49,26 @@ TEST(PackedGemmConfig, EverySharedBlockHasWorkAndWholeTilesFillTheirRounds) {
 TEST(PackedGemmConfig, FewTilesAreSharedAmongBlocks) {
   const PackedGemmPlan p = PlanPackedGemm(kSms, {4, 64, 3584, 3584}, kScratch);
   EXPECT_GT(p.shared_blocks, kSms / 2);
+}
+
+TEST(PackedGemmConfig, PartsFitTheirMemory) {
+  for (const PackedGemmShape& s : kShapes)
+    for (const int64_t bytes : {int64_t{1} << 20, int64_t{63} << 20}) {
+      const PackedPartsPlan p = PlanPackedParts(kSms, s, bytes);
+      EXPECT_LE(p.rows * s.k * 2, bytes);
+      EXPECT_TRUE(p.rows % 8 == 0 || p.rows == s.rows) << p.rows;
+    }
+}
+
+TEST(PackedGemmConfig, PartsOfGatedRowsHaveAsManyGateRowsAsUpRows) {
+  PackedGemmShape s = {4, 4096, 37888, 3584};
+  s.gated = true;
+  EXPECT_EQ(PlanPackedParts(kSms, s, int64_t{63} << 20).rows % 16, 0);
+  EXPECT_EQ(PlanPackedParts(kSms, s, int64_t{16} * 3584 * 2).rows, 16);
+}
+
+TEST(PackedGemmConfig, NoPartsWithoutMemoryForOne) {
+  EXPECT_EQ(PlanPackedParts(kSms, {4, 4096, 3584, 3584}, int64_t{7} * 3584 * 2).rows, 0);
 }
 
 }  // namespace

@@ -91,8 +91,11 @@ class OnDevice {
 // magnitudes at most, in practice over a few hundred steps. The output rounds once.
 class Reference {
  public:
-  explicit Reference(const PackedInputs& in)
-      : in_(in), w_(RoundedTo(in.linear.shape.dtype, in.linear.w)) {}
+  // products_round: gated products round to the dtype before they are gated.
+  explicit Reference(const PackedInputs& in, bool products_round = false)
+      : in_(in),
+        w_(RoundedTo(in.linear.shape.dtype, in.linear.w)),
+        products_round_(products_round) {}
 
   void Expect(const std::vector<float>& y, int64_t token, int64_t output, int& bad) const {
     const LinearCase& c = in_.linear.shape;
@@ -125,7 +128,10 @@ class Reference {
       square += term * term;
     }
     const double weights = c.dtype == DType::kBf16 ? 0x1p-9 * std::sqrt(square) : 0;
-    return {.value = value, .error = weights + 256 * 0x1p-24 * magnitude};
+    double error = weights + 256 * 0x1p-24 * magnitude;
+    if (products_round_ && c.gated)
+      error += (c.dtype == DType::kBf16 ? 0x1p-8 : 0x1p-11) * (std::abs(value) + error);
+    return {.value = value, .error = error};
   }
 
   Sum Plain(Sum sum, int64_t token, int64_t output) const {
@@ -145,12 +151,14 @@ class Reference {
 
   const PackedInputs& in_;
   const std::vector<float> w_;
+  const bool products_round_;
 };
 
 // All outputs of small cases; of others the last token and output and 1500 at random.
-void ExpectOutputs(const PackedInputs& in, const std::vector<float>& y) {
+void ExpectOutputs(const PackedInputs& in, const std::vector<float>& y,
+                   bool products_round = false) {
   const LinearCase& c = in.linear.shape;
-  const Reference reference(in);
+  const Reference reference(in, products_round);
   int bad = 0;
   constexpr int64_t kAllTerms = 12'000'000;
   const auto nan = std::count_if(y.begin(), y.end(), [](float v) { return std::isnan(v); });
@@ -283,17 +291,41 @@ TEST_F(PackedGemmGpu, RepeatsBitForBit) {
 
 TEST_F(PackedGemmGpu, PartsMatchTheReference) {
   for (const int bits : {4, 8})
-    for (const bool gated : {false, true}) {
-      const PackedCase c =
-          Case({.t = 40, .n = 200, .k = 416, .gated = gated, .bias = !gated}, bits, 32, true);
-      SCOPED_TRACE(Named(c));
-      const PackedInputs in = RandomPacked(c, 5);
-      OnDevice on(gpu(), in);
-      LinearWorkspace small = on.workspace();
-      small.library_bytes = int64_t{1} << 17;  // several parts
-      ASSERT_OK(LaunchPackedGemmByParts(on.args(), small, on.stream()));
-      if (!gated) ExpectOutputs(in, on.Read());
-    }
+    for (const DType dtype : {DType::kBf16, DType::kF16})
+      for (const bool gated : {false, true})
+        for (const int64_t library_bytes : {int64_t{1} << 17, int64_t{1} << 22}) {  // several, one
+          const PackedCase c = Case(
+              {.t = 40, .n = 200, .k = 416, .gated = gated, .bias = !gated, .residual = !gated},
+              bits, 32, true, dtype);
+          SCOPED_TRACE(Named(c));
+          const PackedInputs in = RandomPacked(c, 5);
+          OnDevice on(gpu(), in);
+          LinearWorkspace workspace = on.workspace();
+          workspace.library_bytes = library_bytes;
+          ASSERT_OK(LaunchPackedGemmByParts(on.args(), workspace, on.stream()));
+          ExpectOutputs(in, on.Read(), true);
+        }
+}
+
+TEST_F(PackedGemmGpu, PartsOfRaggedGroupsMatch) {
+  for (const int bits : {4, 8}) {
+    PackedCase c = Case({40, 200, 1264}, bits, 128, true);
+    c.ragged = true;
+    c.groups = 13;
+    const PackedInputs in = RandomPacked(c, 7);
+    OnDevice on(gpu(), in);
+    ASSERT_OK(LaunchPackedGemmByParts(on.args(), on.workspace(), on.stream()));
+    ExpectOutputs(in, on.Read());
+  }
+}
+
+TEST_F(PackedGemmGpu, ManyRowsGoByParts) {
+  const PackedInputs in = RandomPacked(Case({.t = 1000, .n = 1040, .k = 3584}, 8, 128), 9);
+  OnDevice on(gpu(), in);
+  ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream()));
+  const std::vector<float> chosen = on.Read();
+  ASSERT_OK(LaunchPackedGemmByParts(on.args(), on.workspace(), on.stream()));
+  EXPECT_EQ(chosen, on.Read());
 }
 
 TEST_F(PackedGemmGpu, OtherShapesAreInvalid) {
