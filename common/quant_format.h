@@ -95,6 +95,10 @@ absl::Span<const NamedQuantFormat> NamedQuantFormats();
 // kInvalidArgument: not one of the names, which the message lists.
 absl::StatusOr<QuantFormat> ParseQuantFormat(absl::string_view name);
 
+// The named format of the same method, bits and group; with the group behind it where that is
+// another than the table's ("gptq-int4-g32"), "int2" where no name has the bits.
+std::string NameOf(const QuantFormat& format);
+
 // Bytes of an [n, k] weight in device memory whose inputs are in order: packed values, fp16 scales
 // and, when asymmetric, zero points. `dtype` counts only for kNone.
 int64_t WeightBytes(const QuantFormat& format, DType dtype, int64_t n, int64_t k);
