@@ -76,7 +76,7 @@ struct PackedShape {
   int64_t n = 0, k = 0, groups = 0;
   bool zeros = false;    // zero points are stored
   bool ragged = false;   // group_of_step is stored
-  bool ordered = false;  // the order of the inputs is stored, i32 [k]
+  bool ordered = false;  // the columns of the inputs are stored, i32 [inputs] of at most k
 };
 struct PackedOffsets {
   int64_t scales = 0, zeros = 0, steps = 0, order = 0;  // from the values; multiples of 16

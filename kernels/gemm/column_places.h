@@ -12,7 +12,7 @@ struct ColumnPlaces {
   const int32_t* places = nullptr;  // [columns] device; null: column j goes to place j
   int64_t width = 0;                // a multiple of 16, at least `columns`; counts with places only
 
-  int64_t WidthOf(int64_t columns) const { return places != nullptr ? width : columns; }
+  constexpr int64_t WidthOf(int64_t columns) const { return places != nullptr ? width : columns; }
 };
 
 inline constexpr int32_t kMaxZerosAfter = 15;
@@ -30,7 +30,7 @@ struct ColumnCopies {
   int count = 0;  // 0: one copy, the columns as they are
 
   // Elements of a row of all copies, of `columns` columns.
-  int64_t Width(int64_t columns) const {
+  constexpr int64_t Width(int64_t columns) const {
     int64_t width = count == 0 ? columns : 0;
     for (int i = 0; i < count; ++i) width += copies[i].WidthOf(columns);
     return width;
