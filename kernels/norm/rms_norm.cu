@@ -100,7 +100,8 @@ __device__ __forceinline__ void PrefetchOrders(const RmsNormArgs& a) {
 // Grid t, block of whole warps covering d / 8 with up to kMaxVectors pieces a thread. Shared
 // memory: the widest ordered copy's row.
 template <typename T, bool kCopies>
-__global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(const __grid_constant__ RmsNormArgs a) {
+__global__ void __launch_bounds__(kMaxThreads)
+    RmsNormKernel(const __grid_constant__ RmsNormArgs a) {
   __shared__ float scratch[kMaxThreads / kWarp];
   extern __shared__ __align__(16) char ordered_row[];
   const int64_t i = blockIdx.x;

@@ -60,8 +60,8 @@ AttentionReference ReferenceAttention(const AttentionCase& c);
 void MakeUniform(AttentionCase& c);
 
 // Runs the op of `on`'s device into a poisoned, guarded output. The cache starts with NaN for the
-// new tokens of decode rows; expects it to end as the case has it, and nothing else to change. Of an
-// ordered output, expects zeros where no column is, and gives the rows back in column order.
+// new tokens of decode rows; expects it to end as the case has it, and nothing else to change. Of
+// an ordered output, expects zeros where no column is, and gives the rows back in column order.
 std::vector<float> RunAttention(const OpDevice& on, const AttentionCase& c);
 
 // Expects |out - reference| <= relative * magnitude + 1e-6 everywhere; reports the worst.
