@@ -43,6 +43,12 @@ std::vector<FlagSpec> ModelFlags() {
        .help = "Type of weights, activations and KV",
        .fallback = "the checkpoint's; bfloat16 for float32 on GPUs",
        .choices = "float32|bfloat16|float16"},
+      {.name = "quant",
+       .value = "FORMAT",
+       .help = "Format of the linear weights; a load takes another than the checkpoint's only with "
+               "--load-format dummy",
+       .fallback = "what config.json says",
+       .choices = "none|gptq-int8|gptq-int4|awq"},
       {.name = "tp",
        .kind = FlagKind::kInt,
        .value = "RANKS",
@@ -75,6 +81,7 @@ void ApplyModelFlags(const Flags& flags, v1::ModelOptions& options) {
   options.set_block_size(static_cast<int32_t>(limits.block_size));
   options.set_device_memory_bytes(flags.Int("device-memory").value_or(0));
   options.set_dtype(flags.String("dtype").value_or(""));
+  options.set_quant(flags.String("quant").value_or(""));
   options.set_tp(static_cast<int32_t>(flags.Int("tp").value_or(0)));
   options.set_pp(static_cast<int32_t>(flags.Int("pp").value_or(0)));
 }

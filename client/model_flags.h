@@ -10,8 +10,8 @@
 
 namespace tessera {
 
-// --context, --max-sequences, --max-step-tokens, --block-size, --device-memory, --dtype, --tp,
-// --pp.
+// --context, --max-sequences, --max-step-tokens, --block-size, --device-memory, --dtype, --quant,
+// --tp, --pp.
 std::vector<FlagSpec> ModelFlags();
 
 // What they say; 0 where not given.

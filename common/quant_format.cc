@@ -81,6 +81,15 @@ absl::StatusOr<QuantFormat> ParseQuantFormat(absl::string_view name) {
   return absl::InvalidArgumentError(absl::StrCat("quant \"", name, "\": want one of ", names));
 }
 
+std::string NameOf(const QuantFormat& format) {
+  for (const NamedQuantFormat& known : kFormats) {
+    if (known.format.method != format.method || known.format.bits != format.bits) continue;
+    if (known.format.group == format.group) return std::string(known.name);
+    return absl::StrCat(known.name, "-g", format.group);
+  }
+  return absl::StrCat("int", format.bits);
+}
+
 int64_t WeightBytes(const QuantFormat& format, DType dtype, int64_t n, int64_t k) {
   if (!format.quantized()) return n * k * SizeOf(dtype);
   const QuantRow* row = FindQuantRow(format.method, format.bits);

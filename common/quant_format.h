@@ -76,7 +76,7 @@ struct PackedShape {
   int64_t n = 0, k = 0, groups = 0;
   bool zeros = false;    // zero points are stored
   bool ragged = false;   // group_of_step is stored
-  bool ordered = false;  // the order of the inputs is stored, i32 [k]
+  bool ordered = false;  // the columns of the inputs are stored, i32 [inputs] of at most k
 };
 struct PackedOffsets {
   int64_t scales = 0, zeros = 0, steps = 0, order = 0;  // from the values; multiples of 16
@@ -94,6 +94,10 @@ absl::Span<const NamedQuantFormat> NamedQuantFormats();
 
 // kInvalidArgument: not one of the names, which the message lists.
 absl::StatusOr<QuantFormat> ParseQuantFormat(absl::string_view name);
+
+// The named format of the same method, bits and group; with the group behind it where that is
+// another than the table's ("gptq-int4-g32"), "int2" where no name has the bits.
+std::string NameOf(const QuantFormat& format);
 
 // Bytes of an [n, k] weight in device memory whose inputs are in order: packed values, fp16 scales
 // and, when asymmetric, zero points. `dtype` counts only for kNone.

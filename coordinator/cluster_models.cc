@@ -36,7 +36,7 @@ void Cluster::Load(const v1::LoadModelRequest& request, std::shared_ptr<LoadObse
     ASSIGN_OR_RETURN(const std::string dir,
                      FindModelDir(request.options().model_dir(), request.name(), options_.sources));
     ASSIGN_OR_RETURN(std::shared_ptr<const ModelFiles> files,
-                     LoadModelFiles(dir, request.options().chat_template()));
+                     LoadModelFiles(dir, request.options()));
     std::lock_guard<std::mutex> placement_lock(placement_mu_);
     return PlaceAndSend(request, dir, std::move(files), observer);
   }();
@@ -53,9 +53,6 @@ absl::Status Cluster::PlaceAndSend(const v1::LoadModelRequest& request, const st
                              .idle = IdleRanks(),
                              .registered = pool_.size()};
   wanted.options.set_model_dir(dir);
-  if (!request.options().quant().empty()) {
-    return absl::InvalidArgumentError("options.quant: for Plan only; a load takes config.json's");
-  }
   ASSIGN_OR_RETURN(PlacedModel placed, PlaceModel(wanted, find_plan_));
   records_.erase(request.name());  // one that failed
   ModelRecord& record = records_[request.name()];

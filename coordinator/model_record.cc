@@ -4,27 +4,10 @@
 #include <filesystem>
 #include <string>
 
-#include <absl/strings/str_cat.h>
-
 #include "common/dtype.h"
 #include "common/quant_format.h"
 
 namespace tessera {
-
-namespace {
-
-// The format's name in the table; with the group where it is another than the table's:
-// "gptq-int4-g32".
-std::string Name(const QuantFormat& format) {
-  for (const NamedQuantFormat& known : NamedQuantFormats()) {
-    if (known.format.method != format.method || known.format.bits != format.bits) continue;
-    if (known.format.group == format.group) return std::string(known.name);
-    return absl::StrCat(known.name, "-g", format.group);
-  }
-  return absl::StrCat("int", format.bits);
-}
-
-}  // namespace
 
 absl::string_view Name(ModelState state) {
   switch (state) {
@@ -78,7 +61,7 @@ v1::ModelInfo InfoOf(const ModelRecord& record) {
   // checkpoint's.
   const v1::ModelOptions& options = record.placed.options;
   const bool is_f32 = options.dtype() == LongName(DType::kF32);
-  info.set_format(files.config.quant.method != QuantMethod::kNone ? Name(files.config.quant)
+  info.set_format(files.config.quant.method != QuantMethod::kNone ? NameOf(files.config.quant)
                   : is_f32 ? std::string(LongName(files.config.dtype))
                            : options.dtype());
   info.set_dtype(options.dtype());

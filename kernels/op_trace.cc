@@ -60,9 +60,9 @@ constexpr Ops kTracedOps = {
         [](const auto& a, const Stream& s) {
           return Traced<&Ops::residual_add>("residual_add", a, s);
         },
-    .gather_columns =
+    .copy_columns =
         [](const auto& a, const Stream& s) {
-          return Traced<&Ops::gather_columns>("gather_columns", a, s);
+          return Traced<&Ops::copy_columns>("copy_columns", a, s);
         },
     .silu_mul = [](const auto& a,
                    const Stream& s) { return Traced<&Ops::silu_mul>("silu_mul", a, s); },

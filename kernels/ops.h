@@ -8,7 +8,7 @@
 #include "kernels/comm/residual_add.h"
 #include "kernels/embedding/embed.h"
 #include "kernels/fill/random_fill.h"
-#include "kernels/gemm/gather_columns.h"
+#include "kernels/gemm/copy_columns.h"
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/repack.h"
 #include "kernels/gemm/silu_mul.h"
@@ -35,7 +35,7 @@ struct Ops {
   Op<TokenLogprobsArgs> token_logprobs;
   Op<RandomFillArgs> random_fill;
   Op<ResidualAddArgs> residual_add;
-  Op<GatherColumnsArgs> gather_columns;
+  Op<CopyColumnsArgs> copy_columns;
   Op<SiluMulArgs> silu_mul;
   Op<RepackArgs> repack;
 };

@@ -14,7 +14,7 @@ const Ops kCpuOps = {
     .token_logprobs = TokenLogprobsCpu,
     .random_fill = RandomFillCpu,
     .residual_add = ResidualAddCpu,
-    .gather_columns = GatherColumnsCpu,
+    .copy_columns = CopyColumnsCpu,
     .silu_mul = SiluMulCpu,
     .repack = RepackCpu,
 };

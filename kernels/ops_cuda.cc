@@ -14,7 +14,7 @@ const Ops kCudaOps = {
     .token_logprobs = TokenLogprobsCuda,
     .random_fill = RandomFillCuda,
     .residual_add = ResidualAddCuda,
-    .gather_columns = GatherColumnsCuda,
+    .copy_columns = CopyColumnsCuda,
     .silu_mul = SiluMulCuda,
     .repack = RepackCuda,
 };

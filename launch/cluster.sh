@@ -61,6 +61,7 @@ shared_flags_help() {
   --device-memory BYTES cap per rank, as in 8G [92 % of what is free]
   --dtype TYPE          float32, bfloat16 or float16 [the checkpoint's]
   --load-format FORMAT  auto or dummy (random weights) [auto]
+  --quant FORMAT        none, gptq-int8, gptq-int4 or awq: what dummy weights are stored as [config.json's]
   --chat-template NAME  a built-in chat template [recognised from the model]
   --threads N           CPU threads of a rank [cores / ranks]
   --trace-context N     log each op's device time in one decode step at N cached tokens (see --logs) [off]
@@ -82,7 +83,7 @@ parse_flag() {
     --backend) backend=$2 ;;
     --model) models+=("$2") ;;
     --tp | --pp | --context | --max-sequences | --max-step-tokens | --block-size | \
-      --device-memory | --dtype | --load-format | --chat-template) load_flags+=("$1" "$2") ;;
+      --device-memory | --dtype | --load-format | --quant | --chat-template) load_flags+=("$1" "$2") ;;
     --threads) threads=$2 ;;
     --trace-context) trace_context=$2 ;;
     --build-dir) build_dir=$2 ;;

@@ -53,6 +53,7 @@ PagedAttentionArgs AttentionArgs(const Attention& layer, const LayerContext& con
           .rotation = RotationOf(layer, context, shape),
           .reads = layer.first ? CacheReads::kInOrder : CacheReads::kEarly,
           .out = scratch.out,
+          .out_order = layer.o.w.places,
           .t = inputs.t,
           .s = inputs.s,
           .h = shape.h,
@@ -74,8 +75,8 @@ PagedAttentionArgs AttentionArgs(const Attention& layer, const LayerContext& con
 
 absl::Status Attention::Forward(const LayerContext& context, const AttentionShape& shape,
                                 const StepInputs& inputs, const AttentionScratch& scratch,
-                                const Residual& residual, const Weight& norm,
-                                const Weight& next_norm) const {
+                                const Residual& residual, const InputNorm& norm,
+                                const InputNorm& next_norm) const {
   RETURN_IF_ERROR(qkv.Forward(context, residual, norm, scratch.qkv));
   if (inputs.s > inputs.decode_sequences) {
     RETURN_IF_ERROR(context.ops->rope_kv_write(RopeArgs(*this, context, shape, inputs, scratch),

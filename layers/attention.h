@@ -23,7 +23,7 @@ struct AttentionShape {
 struct AttentionScratch {
   void* qkv = nullptr;  // [t, (h + 2g) * e]
   void* q = nullptr;    // [t, h * e]
-  void* out = nullptr;  // [t, h * e]
+  void* out = nullptr;  // [t, o's columns]
 };
 
 struct Attention {
@@ -39,7 +39,8 @@ struct Attention {
   // residual += attention(norm(residual)); `next_norm` as in RowParallelLinear.
   absl::Status Forward(const LayerContext& context, const AttentionShape& shape,
                        const StepInputs& inputs, const AttentionScratch& scratch,
-                       const Residual& residual, const Weight& norm, const Weight& next_norm) const;
+                       const Residual& residual, const InputNorm& norm,
+                       const InputNorm& next_norm) const;
 };
 
 }  // namespace tessera

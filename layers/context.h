@@ -40,12 +40,13 @@ struct StepInputs {
 // The residual stream of a step, [t, d]. On a sharded stage the norm of each block is computed with
 // the reduction before it and kept in `normed`; on a single rank it is fused into the matrix that
 // follows, or computed before it where several matrices or a quantized one's order need it.
+// `normed` has the rows in the order of the matrix that follows, or of each of several in turn
+// (ColumnCopies).
 struct Residual {
   void* hidden = nullptr;
-  void* normed = nullptr;    // sharded, or where such matrices are
-  void* partial = nullptr;   // sharded only: a rank's part of a row-parallel product
-  void* permuted = nullptr;  // input rows of a matrix with an order of its own
-  void* split = nullptr;     // outputs of matrices that are not merged
+  void* normed = nullptr;   // sharded, or where such matrices are
+  void* partial = nullptr;  // sharded only: a rank's part of a row-parallel product
+  void* split = nullptr;    // outputs of matrices that are not merged
   int64_t t = 0, d = 0;
 };
 

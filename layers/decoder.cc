@@ -60,18 +60,18 @@ absl::StatusOr<Decoder> Decoder::Create(const DecoderSpec& spec, const WeightMap
 absl::Status Decoder::AddLayer(int64_t index, const WeightMap& weights) {
   const auto name = [&](const char* part) { return absl::StrCat("layers.", index, ".", part); };
   Layer layer;
-  ASSIGN_OR_RETURN(layer.attention_norm, weights.Get(name("attn_norm")));
-  ASSIGN_OR_RETURN(layer.mlp_norm, weights.Get(name("mlp_norm")));
+  ASSIGN_OR_RETURN(layer.attention_norm.weight, weights.Get(name("attn_norm")));
+  ASSIGN_OR_RETURN(layer.mlp_norm.weight, weights.Get(name("mlp_norm")));
   RETURN_IF_ERROR(GetParts(weights, name(""), "qkv", {"q", "k", "v"}, layer.attention.qkv.parts));
   layer.attention.qkv.bias = weights.GetOptional(name("qkv_bias"));
   layer.attention.q_norm = weights.GetOptional(name("q_norm"));
   layer.attention.k_norm = weights.GetOptional(name("k_norm"));
   ASSIGN_OR_RETURN(layer.attention.o.w, weights.Get(name("o")));
-  layer.attention.o.x_cols = attention_.h * attention_.e;
   RETURN_IF_ERROR(GetParts(weights, name(""), "gate_up", {"gate", "up"}, layer.mlp.gate_up.parts));
   layer.mlp.gate_up.gated = true;
   ASSIGN_OR_RETURN(layer.mlp.down.w, weights.Get(name("down")));
-  layer.mlp.down.x_cols = spec_.shard.ffn.size();
+  layer.attention_norm.copies = layer.attention.qkv.InputCopies();
+  layer.mlp_norm.copies = layer.mlp.gate_up.InputCopies();
 
   const AttentionShape& a = attention_;
   const int64_t cache_bytes =
@@ -105,8 +105,9 @@ absl::Status Decoder::Enter(const StepInputs& inputs, const Residual& residual) 
   }
   if (!context.sharded()) return absl::OkStatus();
   const RmsNormArgs norm = {.x = residual.hidden,
-                            .weight = layers_.front().attention_norm.data,
+                            .weight = layers_.front().attention_norm.weight.data,
                             .y = residual.normed,
+                            .copies = layers_.front().attention_norm.copies,
                             .t = inputs.t,
                             .d = residual.d,
                             .eps = context.norm_eps,
@@ -118,7 +119,6 @@ Residual Decoder::ResidualOf(int64_t t) const {
   return {.hidden = spec_.buffers.hidden,
           .normed = spec_.buffers.normed,
           .partial = spec_.buffers.partial,
-          .permuted = spec_.buffers.permuted,
           .split = spec_.buffers.split,
           .t = t,
           .d = spec_.config.hidden};
@@ -130,7 +130,7 @@ absl::Status Decoder::Forward(const StepInputs& inputs) const {
   const AttentionScratch rows = AttentionRows(inputs.t);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    const Weight next = i + 1 < layers_.size() ? layers_[i + 1].attention_norm : Weight{};
+    const InputNorm next = i + 1 < layers_.size() ? layers_[i + 1].attention_norm : InputNorm{};
     RETURN_IF_ERROR(layer.attention.Forward(spec_.context, attention_, inputs, rows, residual,
                                             layer.attention_norm, layer.mlp_norm));
     RETURN_IF_ERROR(
@@ -144,6 +144,7 @@ absl::StatusOr<LogitsView> Decoder::Logits(const int32_t* rows, int64_t count) c
   const RmsNormArgs norm = {.x = spec_.buffers.hidden,
                             .weight = final_norm_.data,
                             .y = spec_.buffers.last_hidden,
+                            .copies = {.copies = {head_.places}, .count = head_.ordered() ? 1 : 0},
                             .rows = rows,
                             .t = count,
                             .d = spec_.config.hidden,
@@ -155,7 +156,7 @@ absl::StatusOr<LogitsView> Decoder::Logits(const int32_t* rows, int64_t count) c
   float* mine = spec_.buffers.logits + spec_.shard.tp_rank * block;
   const LinearArgs head = {
       .x = spec_.buffers.last_hidden, .y = mine, .t = count, .n = width, .y_dtype = DType::kF32};
-  RETURN_IF_ERROR(Multiply(context, head_, spec_.config.hidden, spec_.buffers.permuted, head));
+  RETURN_IF_ERROR(Multiply(context, head_, head));
   if (context.sharded()) {
     RETURN_IF_ERROR(context.tp->AllGather(mine, spec_.buffers.logits, block * SizeOf(DType::kF32),
                                           context.stream));

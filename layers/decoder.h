@@ -20,13 +20,12 @@ namespace tessera {
 // Device memory of a stage, owned by the caller.
 struct DecoderBuffers {
   void* hidden = nullptr;       // [max t, d]
-  void* normed = nullptr;       // [max t, d]: see Residual, as for the next three
+  void* normed = nullptr;       // [max t, widest copies of d]: see Residual, as for the next two
   void* partial = nullptr;      // [max t, d]
-  void* permuted = nullptr;     // [max t, widest input order]
   void* split = nullptr;        // [max t, widest outputs that are not merged]
   void* scratch = nullptr;      // attention's or the feed-forward's rows
   void* kv = nullptr;           // [layers, 2, blocks, g, block_size, e]
-  void* last_hidden = nullptr;  // [max rows, d], last stage
+  void* last_hidden = nullptr;  // [max rows, the head's columns], last stage
   float* logits = nullptr;      // [tp, max rows, vocab_width], last stage
   const float* inv_freq = nullptr;
 };
@@ -61,7 +60,7 @@ class Decoder {
 
  private:
   struct Layer {
-    Weight attention_norm, mlp_norm;
+    InputNorm attention_norm, mlp_norm;
     Attention attention;
     Mlp mlp;
   };

@@ -1,5 +1,7 @@
 #include "layers/linear.h"
 
+#include <algorithm>
+
 #include "common/status_macros.h"
 
 namespace tessera {
@@ -8,11 +10,13 @@ namespace {
 void* Offset(void* base, int64_t bytes) { return static_cast<char*>(base) + bytes; }
 
 // The norm alone, into residual.normed; a sharded stage has it there from the reduction before.
-absl::Status Normalize(const LayerContext& context, const Residual& residual, const Weight& norm) {
+absl::Status Normalize(const LayerContext& context, const Residual& residual,
+                       const InputNorm& norm) {
   if (context.sharded()) return absl::OkStatus();
   const RmsNormArgs args = {.x = residual.hidden,
-                            .weight = norm.data,
+                            .weight = norm.weight.data,
                             .y = residual.normed,
+                            .copies = norm.copies,
                             .t = residual.t,
                             .d = residual.d,
                             .eps = context.norm_eps,
@@ -24,33 +28,31 @@ absl::Status Normalize(const LayerContext& context, const Residual& residual, co
 absl::Status ForwardParts(const LayerContext& context, const ColumnParallelLinear& linear,
                           const Residual& residual, void* y, int64_t width, void* part_rows) {
   const int64_t element = SizeOf(context.dtype);
+  const bool copies = linear.InputCopies().count > 0;
+  const void* x = residual.normed;
   int64_t column = 0;
   for (const Weight& w : linear.parts) {
-    LinearArgs args = {.x = residual.normed,
-                       .y = part_rows,
-                       .t = residual.t,
-                       .n = w.rows,
-                       .y_dtype = context.dtype};
+    LinearArgs args = {.x = x, .y = part_rows, .t = residual.t, .n = w.rows};
+    args.y_dtype = context.dtype;
     if (!linear.bias.empty())
       args.bias = static_cast<const char*>(linear.bias.data) + column * element;
-    RETURN_IF_ERROR(Multiply(context, w, residual.d, residual.permuted, args));
-    const GatherColumnsArgs place = {.x = part_rows,
-                                     .y = Offset(y, column * element),
-                                     .t = residual.t,
-                                     .n = w.rows,
-                                     .x_stride = w.rows,
-                                     .y_stride = width,
-                                     .dtype = context.dtype};
-    RETURN_IF_ERROR(context.ops->gather_columns(place, context.stream));
+    RETURN_IF_ERROR(Multiply(context, w, args));
+    const CopyColumnsArgs place = {.x = part_rows,
+                                   .y = Offset(y, column * element),
+                                   .t = residual.t,
+                                   .n = w.rows,
+                                   .y_stride = width,
+                                   .dtype = context.dtype};
+    RETURN_IF_ERROR(context.ops->copy_columns(place, context.stream));
     column += w.rows;
+    if (copies) x = static_cast<const char*>(x) + residual.t * w.cols * element;
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::Status Multiply(const LayerContext& context, const Weight& w, int64_t x_cols, void* permuted,
-                      LinearArgs args) {
+absl::Status Multiply(const LayerContext& context, const Weight& w, LinearArgs args) {
   args.k = w.cols;
   args.dtype = context.dtype;
   args.weight_dtype = w.dtype;
@@ -61,23 +63,19 @@ absl::Status Multiply(const LayerContext& context, const Weight& w, int64_t x_co
     args.packed = w.packed;
     args.weight_dtype = context.dtype;
   }
-  if (w.order != nullptr) {
-    const GatherColumnsArgs gather = {.x = args.x,
-                                      .order = w.order,
-                                      .y = permuted,
-                                      .t = args.t,
-                                      .n = w.cols,
-                                      .x_stride = x_cols,
-                                      .y_stride = w.cols,
-                                      .dtype = context.dtype};
-    RETURN_IF_ERROR(context.ops->gather_columns(gather, context.stream));
-    args.x = permuted;
-  }
   return context.ops->linear(args, context.stream);
 }
 
+ColumnCopies ColumnParallelLinear::InputCopies() const {
+  ColumnCopies copies;
+  if (std::none_of(parts.begin(), parts.end(), [](const Weight& w) { return w.ordered(); }))
+    return copies;
+  for (const Weight& w : parts) copies.copies[copies.count++] = w.places;
+  return copies;
+}
+
 absl::Status ColumnParallelLinear::Forward(const LayerContext& context, const Residual& residual,
-                                           const Weight& norm, void* y) const {
+                                           const InputNorm& norm, void* y) const {
   if (parts.size() == 1) {
     const Weight& w = parts.front();
     LinearArgs args = {.x = residual.normed,
@@ -87,14 +85,14 @@ absl::Status ColumnParallelLinear::Forward(const LayerContext& context, const Re
                        .t = residual.t,
                        .n = gated ? w.rows / 2 : w.rows,
                        .y_dtype = context.dtype};
-    if (!context.sharded() && w.order == nullptr) {
+    if (!context.sharded() && !w.ordered()) {
       args.x = residual.hidden;
-      args.norm_weight = norm.data;
+      args.norm_weight = norm.weight.data;
       args.norm_eps = context.norm_eps;
     } else {
       RETURN_IF_ERROR(Normalize(context, residual, norm));
     }
-    return Multiply(context, w, residual.d, residual.permuted, args);
+    return Multiply(context, w, args);
   }
   RETURN_IF_ERROR(Normalize(context, residual, norm));
   int64_t width = 0;
@@ -113,19 +111,20 @@ absl::Status ColumnParallelLinear::Forward(const LayerContext& context, const Re
 }
 
 absl::Status RowParallelLinear::Add(const LayerContext& context, const void* x,
-                                    const Residual& residual, const Weight& next_norm) const {
+                                    const Residual& residual, const InputNorm& next_norm) const {
   LinearArgs args = {.x = x, .t = residual.t, .n = w.rows, .y_dtype = context.dtype};
   if (!context.sharded()) {
     args.residual = residual.hidden;
     args.y = residual.hidden;
-    return Multiply(context, w, x_cols, residual.permuted, args);
+    return Multiply(context, w, args);
   }
   args.y = residual.partial;
-  RETURN_IF_ERROR(Multiply(context, w, x_cols, residual.permuted, args));
+  RETURN_IF_ERROR(Multiply(context, w, args));
   const AllReduceNormArgs reduce = {.partial = residual.partial,
                                     .residual = residual.hidden,
-                                    .weight = next_norm.data,
+                                    .weight = next_norm.weight.data,
                                     .y = residual.normed,
+                                    .copies = next_norm.copies,
                                     .t = residual.t,
                                     .d = residual.d,
                                     .eps = context.norm_eps,

@@ -13,8 +13,8 @@ struct Mlp {
   RowParallelLinear down;
 
   // residual += mlp(norm(residual)). `activated` is scratch of [t, f] for this rank's f rows.
-  absl::Status Forward(const LayerContext& context, const Residual& residual, const Weight& norm,
-                       const Weight& next_norm, void* activated) const;
+  absl::Status Forward(const LayerContext& context, const Residual& residual, const InputNorm& norm,
+                       const InputNorm& next_norm, void* activated) const;
 };
 
 }  // namespace tessera

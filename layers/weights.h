@@ -9,6 +9,7 @@
 #include <absl/strings/string_view.h>
 
 #include "common/dtype.h"
+#include "kernels/gemm/column_places.h"
 #include "kernels/gemm/packed_weight.h"
 
 namespace tessera {
@@ -19,10 +20,10 @@ struct Weight {
   int64_t rows = 0, cols = 0;
   DType dtype = DType::kF32;
   PackedWeight packed;  // a quantized matrix: its values are set
-  // Of a packed matrix: column j multiplies input order[j], nothing where that is negative; [cols]
-  // on the device. Null: column j multiplies input j.
-  const int32_t* order = nullptr;
+  // Where the inputs of a packed matrix lie among its columns; without a list, input j at column j.
+  ColumnPlaces places;
 
+  bool ordered() const { return places.places != nullptr; }
   bool empty() const { return data == nullptr && packed.values == nullptr; }
 };
 

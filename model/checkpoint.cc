@@ -113,6 +113,7 @@ struct Checkpoint::File {
 
   std::string path;
   int fd;
+  std::map<std::string, std::string> metadata;
 };
 
 Checkpoint::Checkpoint() = default;
@@ -136,9 +137,9 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
   ASSIGN_OR_RETURN(const int64_t length, ParseSafetensorsPrefix(prefix, info.st_size, path));
   std::string header(static_cast<size_t>(length), '\0');
   RETURN_IF_ERROR(ReadAt(fd, path, kSafetensorsPrefixBytes, length, header.data()));
-  ASSIGN_OR_RETURN(std::vector<TensorEntry> tensors,
-                   ParseSafetensorsHeader(header, info.st_size, path));
-  for (TensorEntry& tensor : tensors) {
+  ASSIGN_OR_RETURN(SafetensorsHeader parsed, ParseSafetensorsHeader(header, info.st_size, path));
+  files_.back()->metadata = std::move(parsed.metadata);
+  for (TensorEntry& tensor : parsed.tensors) {
     tensor.file = static_cast<int>(files_.size()) - 1;
     std::string name = tensor.name;
     const auto [slot, added] = tensors_.emplace(std::move(name), std::move(tensor));
@@ -203,6 +204,11 @@ absl::StatusOr<const TensorEntry*> Checkpoint::Find(absl::string_view name) cons
 const std::string& Checkpoint::file_path(int file) const {
   TESSERA_CHECK(file >= 0 && static_cast<size_t>(file) < files_.size(), "file=", file);
   return files_[static_cast<size_t>(file)]->path;
+}
+
+const std::map<std::string, std::string>& Checkpoint::metadata(int file) const {
+  TESSERA_CHECK(file >= 0 && static_cast<size_t>(file) < files_.size(), "file=", file);
+  return files_[static_cast<size_t>(file)]->metadata;
 }
 
 absl::Status Checkpoint::Read(const TensorEntry& tensor, const TensorBlock& block,

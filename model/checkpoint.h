@@ -53,6 +53,8 @@ class Checkpoint {
   const std::map<std::string, TensorEntry, std::less<>>& tensors() const { return tensors_; }
   // The file's path, for messages.
   const std::string& file_path(int file) const;
+  // What the file's writer says of it.
+  const std::map<std::string, std::string>& metadata(int file) const;
 
   // Copies a block, raw bytes, row-major, rows contiguous, into dst[(row_end - row_begin) *
   // (col_end - col_begin) * SizeOf(dtype)]. Reads only the bytes it needs; safe from several

@@ -185,26 +185,27 @@ absl::StatusOr<int64_t> ParseSafetensorsPrefix(absl::string_view prefix, int64_t
   return static_cast<int64_t>(length);
 }
 
-absl::StatusOr<std::vector<TensorEntry>> ParseSafetensorsHeader(absl::string_view header,
-                                                                int64_t file_bytes,
-                                                                absl::string_view source) {
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view header,
+                                                         int64_t file_bytes,
+                                                         absl::string_view source) {
   if (header.empty() || header.front() != '{')
     return absl::DataLossError(absl::StrCat(source, ": the header does not begin with {"));
   ASSIGN_OR_RETURN(const json object,
                    ParseJson(header, absl::StrCat(source, ": header"), kMaxDepth));
-  std::vector<TensorEntry> tensors;
+  SafetensorsHeader out;
   for (const auto& [name, entry] : object.items()) {
     if (name == "__metadata__") {
       RETURN_IF_ERROR(CheckMetadata(entry, source));
+      for (const auto& [key, value] : entry.items()) out.metadata[key] = value.get<std::string>();
       continue;
     }
     ASSIGN_OR_RETURN(TensorEntry tensor, ParseTensor(name, entry, source));
-    tensors.push_back(std::move(tensor));
+    out.tensors.push_back(std::move(tensor));
   }
   const int64_t body = kSafetensorsPrefixBytes + static_cast<int64_t>(header.size());
-  RETURN_IF_ERROR(CheckCoverage(tensors, file_bytes - body, source));
-  for (TensorEntry& tensor : tensors) tensor.offset += body;
-  return tensors;
+  RETURN_IF_ERROR(CheckCoverage(out.tensors, file_bytes - body, source));
+  for (TensorEntry& tensor : out.tensors) tensor.offset += body;
+  return out;
 }
 
 }  // namespace tessera

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <string>
 #include <vector>
 
 #include <absl/status/statusor.h>
@@ -21,13 +23,18 @@ inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 absl::StatusOr<int64_t> ParseSafetensorsPrefix(absl::string_view prefix, int64_t file_bytes,
                                                absl::string_view source);
 
-// The tensors of a header's JSON text in file order, with `file` 0 and offsets from the start of
-// the file, whose whole length is `file_bytes`. `source` names the file in errors.
+struct SafetensorsHeader {
+  std::vector<TensorEntry> tensors;  // in file order, `file` 0, offsets from the start of the file
+  std::map<std::string, std::string> metadata;
+};
+
+// What a header's JSON text says of a file whose whole length is `file_bytes`. `source` names the
+// file in errors.
 // kDataLoss: not the JSON the format asks for; tensors that overlap, leave gaps or do not end where
 // the file ends; a tensor whose bytes differ from its shape's. kUnimplemented: a dtype of the
 // format that is none of ours.
-absl::StatusOr<std::vector<TensorEntry>> ParseSafetensorsHeader(absl::string_view header,
-                                                                int64_t file_bytes,
-                                                                absl::string_view source);
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view header,
+                                                         int64_t file_bytes,
+                                                         absl::string_view source);
 
 }  // namespace tessera

@@ -64,17 +64,18 @@ class Table {
     return specs_.emplace_back(WeightSpec{std::move(name), role, rows, cols, {}});
   }
 
-  // Appends rows `range` of the [total, cols] tensor below the parts already there.
-  static void AddRows(WeightSpec& spec, std::string tensor, int64_t total, Range range) {
-    const int64_t below = spec.parts.empty()
-                              ? 0
-                              : spec.parts.back().dst_row + spec.parts.back().block.row_end -
-                                    spec.parts.back().block.row_begin;
+  // Appends rows `range` of the [total, cols] tensor, or those of `order`, below the parts already
+  // there.
+  static void AddRows(WeightSpec& spec, std::string tensor, int64_t total, Range range,
+                      SharedOrder order = nullptr) {
+    const int64_t below =
+        spec.parts.empty() ? 0 : spec.parts.back().dst_row + spec.parts.back().rows();
     spec.parts.push_back({.tensor = std::move(tensor),
                           .tensor_rows = total,
                           .tensor_cols = spec.cols,
                           .block = {range.begin, range.end, 0, spec.cols},
-                          .dst_row = below});
+                          .dst_row = below,
+                          .order = std::move(order)});
   }
 
   // Appends elements `range` of the vector of `total` after the parts already there.
@@ -148,7 +149,7 @@ class Table {
     WeightSpec& spec = Add(std::move(name), WeightRole::kMatrix, rows, first.module.k);
     if (!first.quant.format.quantized()) {
       for (const Outputs& one : all)
-        AddRows(spec, one.module.name + ".weight", one.module.n, one.rows);
+        AddRows(spec, one.module.name + ".weight", one.module.n, one.rows, one.order);
       return absl::OkStatus();
     }
     for (const Outputs& one : all) RETURN_IF_ERROR(CheckSizes(one.module));
@@ -174,7 +175,7 @@ class Table {
   }
 
   // A matrix split along its input: all of its [d, total] rows, columns `range`. A quantized one
-  // takes `inputs` in the order in which the layer before it writes them; without, it sorts its
+  // takes `inputs` in the order in which the layer before it holds its rows; without, it sorts its
   // range by group and keeps the order.
   absl::Status AddInputs(std::string name, const LinearModule& module, Range range,
                          SharedInputs inputs) {
@@ -208,16 +209,15 @@ class Table {
     return AddFeedForward(local, file + "mlp.");
   }
 
-  // Where down's inputs are not in order and gate and up are quantized, gate and up hold their rows
-  // in the order that down wants: each rank the rows of a run of down's groups.
+  // Where down's inputs are not in order, gate and up hold their rows in the order that down wants:
+  // each rank the rows of a run of down's groups.
   absl::Status AddFeedForward(const std::string& local, const std::string& file) {
     const LinearModule down = {file + "down_proj", config_.hidden, config_.intermediate};
     const LinearQuant quant = QuantOf(config_, down.name);
     std::vector<Outputs> gate_up = {Output("gate", file + "gate_proj", config_.intermediate),
                                     Output("up", file + "up_proj", config_.intermediate)};
     SharedInputs inputs;
-    if (!quant.g_idx.empty() && gate_up[0].quant.format.quantized() &&
-        gate_up[1].quant.format.quantized()) {
+    if (!quant.g_idx.empty()) {
       RETURN_IF_ERROR(CheckSizes(down));
       inputs = Share(InputsOfSortedRange(GroupsOf(down, quant), shard_.ffn));
     }
@@ -390,6 +390,10 @@ absl::StatusOr<std::vector<WeightSpec>> WeightTable(const ModelConfig& config, c
         absl::StrCat(config.architecture, ": routed experts cannot be loaded"));
   }
   return Table(config, shard).Build();
+}
+
+int64_t WeightPart::rows() const {
+  return order != nullptr ? static_cast<int64_t>(order->size()) : block.row_end - block.row_begin;
 }
 
 int64_t PackedPart::count() const {

@@ -27,13 +27,17 @@ enum class WeightRole : uint8_t {
   kBias,
 };
 
-// A rectangle of a checkpoint tensor and its place in the local buffer.
+// A rectangle of a checkpoint tensor, or rows of it in an order of their own, and its place in the
+// local buffer.
 struct WeightPart {
   std::string tensor;
   // The whole tensor's shape that the config demands; a vector is [1, n].
   int64_t tensor_rows = 0, tensor_cols = 0;
   TensorBlock block;
   int64_t dst_row = 0, dst_col = 0;
+  // The tensor's row of each local row, or negative for zeros; in place of block's rows.
+  std::shared_ptr<const std::vector<int32_t>> order;
+  int64_t rows() const;  // local rows
 };
 
 // Outputs of one quantized linear layer of the checkpoint, in a packed weight.
@@ -51,8 +55,9 @@ struct PackedSpec {
   int bits = 0;  // in memory; 0: the weight is dense
   bool zeros = false;
   std::shared_ptr<const QuantInputs> inputs;
-  // Column j multiplies element inputs->source[j] - first_input of what the layer before it writes,
-  // and that order is kept in memory; otherwise the layer before it writes in column order.
+  // Column j multiplies element inputs->source[j] - first_input of what the layer before it
+  // computes; where each element goes is kept in memory, for that layer to write it there.
+  // Otherwise its elements come in column order.
   bool ordered = false;
   int64_t first_input = 0;
   std::vector<PackedPart> parts;
@@ -61,9 +66,10 @@ struct PackedSpec {
 // One buffer, a [rows, cols] matrix of one dtype or a packed weight; vectors are [1, n].
 // Names: embed, head, final_norm, layers.{i}.{attn_norm, qkv, qkv_bias, q_norm, k_norm, o,
 // mlp_norm, gate_up, down}; {i} counts from 0 over the whole model. qkv holds q rows, k rows, v
-// rows; gate_up gate rows, up rows. Where these are not quantized alike, or their inputs are not in
-// one order, q, k, v (gate, up) are weights of their own instead. embed and head have the shard's
-// vocab_width rows; those past its vocab range are padding that no part fills.
+// rows; gate_up gate rows, up rows, both in the order in which down wants its inputs. Where these
+// are not quantized alike, or their inputs are not in one order, q, k, v (gate, up) are weights of
+// their own instead. embed and head have the shard's vocab_width rows; those past its vocab range
+// are padding that no part fills.
 struct WeightSpec {
   std::string name;
   WeightRole role = WeightRole::kMatrix;

@@ -3,6 +3,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "common/status_macros.h"
+#include "kernels/gemm/column_places_check.h"
 
 namespace tessera {
 
@@ -22,6 +23,7 @@ absl::Status CheckAllReduceNorm(const AllReduceNormArgs& a) {
         absl::StrCat("all-reduce + norm: t=", a.t, " d=", a.d, ", none may be negative"));
   if (a.weight != nullptr && a.y == nullptr && a.t * a.d > 0)
     return absl::InvalidArgumentError("all-reduce + norm: a weight needs y to write to");
+  RETURN_IF_ERROR(CheckCopies("all-reduce + norm", a.copies, a.d));
   return CheckSum(a.t * a.d, a.dtype);
 }
 

@@ -8,6 +8,7 @@
 #include <absl/status/status.h>
 
 #include "common/dtype.h"
+#include "kernels/gemm/column_places.h"
 #include "kernels/runtime/stream.h"
 
 namespace tessera {
@@ -19,6 +20,7 @@ struct AllReduceNormArgs {
   void* residual = nullptr;      // [t, d] of `dtype`, updated; equal on all ranks before and after
   const void* weight = nullptr;  // [d] of `dtype`; null: no norm, y is not written
   void* y = nullptr;             // [t, d] of `dtype`; no overlap with the others
+  ColumnCopies copies;           // of y, one after the other, as in rms_norm.h
   int64_t t = 0, d = 0;
   float eps = 0.f;
   DType dtype = DType::kF32;
@@ -28,7 +30,7 @@ struct AllReduceNormArgs {
 // Operations are enqueued on the stream (CUDA) or done on return (CPU). Sums are taken in an order
 // that depends on sizes and ranks only, and every rank gets the same bits. kUnavailable: a peer is
 // gone or the group was aborted. kInternal: the library refused the call. kInvalidArgument:
-// negative size or a peer outside the group.
+// negative size, a peer outside the group, or copies that rms_norm.h calls invalid.
 class Communicator {
  public:
   static constexpr int64_t kBufferedSendBytes = 256 * 1024;

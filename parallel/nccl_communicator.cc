@@ -100,6 +100,7 @@ class NcclCommunicator : public Communicator {
                                        .residual = a.residual,
                                        .weight = a.weight,
                                        .y = a.y,
+                                       .copies = a.copies,
                                        .t = a.t,
                                        .d = a.d,
                                        .eps = a.eps,

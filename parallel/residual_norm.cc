@@ -10,6 +10,7 @@ absl::Status AddResidualAndNorm(const AllReduceNormArgs& a, const Ops& ops, cons
   RmsNormArgs norm;
   norm.weight = a.weight;
   norm.y = a.y;
+  norm.copies = a.copies;
   norm.add = a.partial;
   norm.residual = a.residual;
   norm.t = a.t;

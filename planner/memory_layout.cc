@@ -86,24 +86,34 @@ void AddWeights(const LayoutInput& in, const std::vector<WeightSpec>& table, Lay
 // Rows of activations that only some quantized models need, in elements a token.
 struct QuantRows {
   bool any = false;
-  bool normed = false;    // the norm is computed on its own
-  int64_t permuted = 0;   // inputs in the order of a matrix
-  int64_t split = 0;      // outputs of matrices that are not merged
-  int64_t activated = 0;  // of the widest feed-forward, whose rows may be padded
+  int64_t normed = 0;       // the norm on its own, in the orders of the matrices that follow it
+  int64_t attended = 0;     // attention's output in the order of the matrix that follows
+  int64_t split = 0;        // outputs of matrices that are not merged
+  int64_t activated = 0;    // of the widest feed-forward, whose rows may be padded
+  int64_t last_hidden = 0;  // the last norm in the order of the head
 };
 
 QuantRows QuantRowsOf(const std::vector<WeightSpec>& table) {
   QuantRows rows;
+  int64_t copies = 0;   // columns of q, k and v, or gate and up, together
+  bool orders = false;  // of these
   for (const WeightSpec& w : table) {
     const auto is = [&](const char* part) { return absl::EndsWith(w.name, part); };
     rows.any = rows.any || w.is_packed();
-    if (w.is_packed() && w.packed.ordered) rows.permuted = std::max(rows.permuted, w.cols);
+    const bool ordered = w.is_packed() && w.packed.ordered;
     const bool qkv = is(".q") || is(".k") || is(".v"), gate_up = is(".gate") || is(".up");
     if (qkv) rows.split = std::max(rows.split, w.rows);
     if (gate_up) rows.split = std::max(rows.split, 3 * w.rows);  // both, and one of them
+    if (qkv || gate_up) {
+      const bool first = is(".q") || is(".gate");
+      copies = first ? w.cols : copies + w.cols;
+      orders = first ? ordered : orders || ordered;
+      rows.normed = std::max(rows.normed, orders ? copies : w.cols);
+    }
+    if (ordered && (is(".qkv") || is(".gate_up"))) rows.normed = std::max(rows.normed, w.cols);
+    if (ordered && is(".o")) rows.attended = std::max(rows.attended, w.cols);
+    if (ordered && w.name == "head") rows.last_hidden = w.cols;
     if (is(".down") && w.is_packed()) rows.activated = std::max(rows.activated, w.cols);
-    const bool after_norm = qkv || gate_up || is(".qkv") || is(".gate_up");
-    rows.normed = rows.normed || qkv || gate_up || (after_norm && w.packed.ordered);
   }
   return rows;
 }
@@ -153,13 +163,13 @@ void AddActivations(const LayoutInput& in, const QuantRows& quant, Layout& layou
   };
   add("hidden", t * c.hidden * element);
   const bool sharded = in.shard.shape.tp > 1;
-  add("normed", sharded || quant.normed ? t * c.hidden * element : 0);
+  add("normed", t * std::max(quant.normed, sharded ? c.hidden : int64_t{0}) * element);
   add("partial", sharded ? t * c.hidden * element : 0);
-  add("permuted", t * quant.permuted * element);
   add("split", t * quant.split * element);
   // Attention's rows and the feed-forward's are never alive together.
   add("scratch", std::max(AlignUp(t * (q + 2 * kv) * element, kBufferAlignment) +
-                              2 * AlignUp(t * q * element, kBufferAlignment),
+                              AlignUp(t * q * element, kBufferAlignment) +
+                              AlignUp(t * std::max(q, quant.attended) * element, kBufferAlignment),
                           t * WidestFeedForward(in, quant) * element));
   add("token_ids", t * SizeOf(DType::kI32));
   add("kv_index", t * SizeOf(DType::kI64));
@@ -168,7 +178,7 @@ void AddActivations(const LayoutInput& in, const QuantRows& quant, Layout& layou
   add("inv_freq", c.head_size / 2 * SizeOf(DType::kF32));
 }
 
-void AddSampling(const LayoutInput& in, Layout& layout) {
+void AddSampling(const LayoutInput& in, const QuantRows& quant, Layout& layout) {
   const ModelConfig& c = in.config;
   const EngineLimits& l = in.limits;
   const int64_t slots = l.max_sequences;
@@ -181,7 +191,7 @@ void AddSampling(const LayoutInput& in, Layout& layout) {
   if (!in.shard.last()) return;
   add("sampling_params", slots * kSamplingParamsBytes);
   add("seen_tokens", slots * c.vocab * 2);
-  add("last_hidden", slots * c.hidden * SizeOf(in.dtype));
+  add("last_hidden", slots * std::max(c.hidden, quant.last_hidden) * SizeOf(in.dtype));
   add("logits", in.shard.shape.tp * slots * in.shard.vocab_width * SizeOf(DType::kF32));
 }
 
@@ -243,7 +253,7 @@ absl::StatusOr<std::vector<BufferSpec>> MemoryLayout(const LayoutInput& input) {
   if (input.config.moe.experts > 0) AddExperts(input, layout);
   layout.Add("kv", BufferKind::kKv, input.kv_blocks * KvBlockBytes(input));
   AddActivations(input, quant, layout);
-  AddSampling(input, layout);
+  AddSampling(input, quant, layout);
   layout.Add("workspace", BufferKind::kWorkspace, WorkspaceBytes(input, quant));
   if (input.device.device == Device::kCuda && input.shard.shape.tp > 1) {
     layout.Add("peer", BufferKind::kCommunication,

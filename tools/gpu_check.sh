@@ -9,7 +9,7 @@
 #                transformers under TP and PP, a killed rank (1 for each count)
 #     sanitizer  compute-sanitizer: memcheck over all *_gpu_tests, other tools over small cases (4)
 #     kernels    benchmarks of GEMM, attention and all-reduce (4)
-#     speed      tokens/s of whole models at batch 1, dummy weights (4 on one GPU, 14 on four)
+#     speed      tokens/s of whole models at batch 1, dummy weights (BF16 and quantized)
 #   REGEX: of these, only the steps whose name matches (names follow "==>" in a record)
 # On several GPUs, parts that need one can run side by side: CUDA_VISIBLE_DEVICES=1 tools/gpu_check.sh --only kernels
 set -uo pipefail
@@ -201,12 +201,15 @@ run_kernels() {
   done
 }
 
-# speed MODEL RANKS TP PP REPEATS: batch 1, 1 and 6144 tokens in, 2048 out.
+# speed MODEL RANKS TP PP REPEATS [FORMAT]: batch 1, 1 and 6144 tokens in, 2048 out; weights of the
+# format, BF16 without one.
 speed() {
   ((gpus >= $2)) || { say "not run: $1 on $2 GPUs"; return; }
-  step 600 "speed $1 tp $3 pp $4" launch/local.sh --build-dir "$build" --backend cuda --ranks "$2" --tp "$3" --pp "$4" \
-    --load-format dummy --context 8448 --max-sequences 4 --model "$1=$1" -- tessera bench speed --model "$1" \
-    --inputs 1,6144 --output 2048 --repeats "$5" --json-out "$out/$stem-speed-$1-${2}gpu-tp$3-pp$4.json"
+  local format=${6:-}
+  step 600 "speed $1${format:+ $format} tp $3 pp $4" launch/local.sh --build-dir "$build" --backend cuda --ranks "$2" --tp "$3" --pp "$4" \
+    --load-format dummy ${format:+--quant "$format"} --context 8448 --max-sequences 4 --model "$1=$1" -- \
+    tessera bench speed --model "$1" --inputs 1,6144 --output 2048 --repeats "$5" \
+    --json-out "$out/$stem-speed-$1${format:+-$format}-${2}gpu-tp$3-pp$4.json"
 }
 run_speed() {
   local model
@@ -214,6 +217,10 @@ run_speed() {
   speed qwen2-72b 2 2 1 1
   speed qwen2-72b 3 1 3 1
   speed qwen2-72b 4 4 1 1
+  local format
+  for format in gptq-int4 awq gptq-int8; do speed qwen2-7b 1 1 1 5 "$format"; done
+  for format in gptq-int4 gptq-int8; do speed qwen2-72b 1 1 1 1 "$format"; done
+  speed qwen2-72b 2 2 1 1 gptq-int4
 }
 
 say "date: $(date -u +%Y-%m-%dT%H:%M:%SZ)"

@@ -123,7 +123,6 @@ absl::Status Engine::InitDecoder() {
   decoder.buffers = {.hidden = arena_.Find("hidden"),
                      .normed = arena_.Find("normed"),
                      .partial = arena_.Find("partial"),
-                     .permuted = arena_.Find("permuted"),
                      .split = arena_.Find("split"),
                      .scratch = arena_.Find("scratch"),
                      .kv = arena_.Find("kv"),

@@ -8,6 +8,7 @@
 
 #include "common/build_commit.h"
 #include "common/dtype.h"
+#include "common/quant_format.h"
 #include "common/status_macros.h"
 #include "common/version.h"
 
@@ -99,6 +100,9 @@ absl::StatusOr<LayoutInput> LayoutOf(const internal::LoadShard& load, int group_
   const v1::ModelOptions& options = load.options();
   LayoutInput in;
   ASSIGN_OR_RETURN(in.config, LoadModelConfig(options.model_dir()));
+  if (options.load_format() == "dummy" && !options.quant().empty()) {
+    ASSIGN_OR_RETURN(in.config.quant, ParseQuantFormat(options.quant()));
+  }
   const ParallelShape shape = {.tp = options.tp(), .pp = options.pp()};
   ASSIGN_OR_RETURN(in.shard, MakeShard(in.config, shape, group_rank, SplitUnit(device.device)));
   in.limits = LimitsOf(options);

@@ -22,7 +22,8 @@ void AddError(uint64_t sequence, const absl::Status& error, internal::TokenBatch
 EngineLimits LimitsOf(const tessera::v1::ModelOptions& options);
 
 // What rank `group_rank` of the group is to hold.
-// kInvalidArgument, kUnimplemented: as LoadModelConfig, MakeShard and ParseFloatDType say.
+// kInvalidArgument, kUnimplemented: as LoadModelConfig, MakeShard, ParseFloatDType and, for
+// dummy weights of a named format, ParseQuantFormat say.
 absl::StatusOr<LayoutInput> LayoutOf(const internal::LoadShard& load, int group_rank,
                                      const DeviceSpec& device);
 

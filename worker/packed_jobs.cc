@@ -9,8 +9,10 @@
 #include <absl/strings/str_cat.h>
 
 #include "common/align.h"
+#include "common/check.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "kernels/gemm/column_places.h"
 #include "kernels/gemm/packed_weight.h"
 
 namespace tessera {
@@ -324,7 +326,23 @@ void AddGroupJobs(const std::shared_ptr<const WeightSpec>& spec, int64_t row_byt
   }
 }
 
-// The lists that the weight is used with: groups of steps, and where its inputs come from.
+// Where each input goes among the columns, and the zeros of padding behind it.
+std::vector<int32_t> PlacesOfInputs(const WeightSpec& spec) {
+  const std::vector<int32_t>& source = spec.packed.inputs->source;
+  std::vector<int32_t> places(source.size(), 0);  // at least as many as there are inputs
+  for (size_t j = 0; j < source.size(); ++j) {
+    if (source[j] < 0) continue;
+    const auto next = std::find_if(source.begin() + static_cast<int64_t>(j) + 1, source.end(),
+                                   [](int32_t input) { return input >= 0; });
+    const auto zeros = static_cast<int32_t>(next - source.begin()) - static_cast<int32_t>(j) - 1;
+    TESSERA_CHECK(zeros <= kMaxZerosAfter, spec.name, ": ", zeros, " columns without an input");
+    places[static_cast<size_t>(source[j] - spec.packed.first_input)] =
+        EncodePlace(static_cast<int32_t>(j), zeros);
+  }
+  return places;
+}
+
+// The lists that the weight is used with: groups of steps, and where its inputs go.
 void AddListJob(const std::shared_ptr<const WeightSpec>& spec, const PackedOffsets& at,
                 char* weight, const PackedLoad& load, std::vector<ReadJob>& jobs) {
   const PackedShape shape = spec->packed_shape();
@@ -336,10 +354,9 @@ void AddListJob(const std::shared_ptr<const WeightSpec>& spec, const PackedOffse
     std::fill_n(staging, bytes, char{0});
     std::memcpy(staging, inputs.group_of_step.data(),
                 inputs.group_of_step.size() * sizeof(uint16_t));
-    auto* order = reinterpret_cast<int32_t*>(staging + (at.order - at.steps));
-    for (size_t j = 0; shape.ordered && j < inputs.source.size(); ++j) {
-      const int32_t input = inputs.source[j];
-      order[j] = input < 0 ? -1 : input - static_cast<int32_t>(spec->packed.first_input);
+    if (shape.ordered) {
+      const std::vector<int32_t> places = PlacesOfInputs(*spec);
+      std::memcpy(staging + (at.order - at.steps), places.data(), places.size() * sizeof(int32_t));
     }
     return absl::OkStatus();
   };

@@ -1,5 +1,6 @@
 #include "worker/packed_source.h"
 
+#include <atomic>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "common/float16.h"
+#include "common/log.h"
 #include "common/status_macros.h"
 #include "kernels/fill/fill_math.h"
 #include "kernels/fill/random_fill.h"
@@ -26,7 +28,20 @@ class CheckpointSource : public PackedSource {
 
   absl::Status Zeros(const PackedPart& part, const TensorBlock& block,
                      uint32_t* words) const override {
-    return Read(part.module.name + ".qzeros", block, words);
+    ASSIGN_OR_RETURN(const TensorEntry* tensor, checkpoint_.Find(part.module.name + ".qzeros"));
+    RETURN_IF_ERROR(checkpoint_.Read(*tensor, block, words));
+    const bool may_be_lost = !part.format.symmetric &&
+                             part.format.zero_rule == ZeroRule::kMinusOne &&
+                             checkpoint_.metadata(tensor->file).count("auto_gptq_version") > 0;
+    const int64_t row_words = block.col_end - block.col_begin;
+    for (int64_t row = 0; may_be_lost && row < block.row_end - block.row_begin; ++row) {
+      if (!HasFullField(words + row * row_words, row_words, part.format.bits)) continue;
+      if (warned_.exchange(true)) break;
+      LogWarning(checkpoint_.file_path(tensor->file), ": tensor ", tensor->name,
+                 " holds a zero point of 0, beside which AutoGPTQ loses those of other outputs; "
+                 "quantize the model anew to have them right");
+    }
+    return absl::OkStatus();
   }
 
   bool HasZeros(const PackedPart& part) const override {
@@ -58,7 +73,19 @@ class CheckpointSource : public PackedSource {
     return checkpoint_.Read(*tensor, block, dst);
   }
 
+  // Whether a field of the stream of `bits` has all its bits set.
+  static bool HasFullField(const uint32_t* words, int64_t count, int bits) {
+    const uint64_t full = (uint64_t{1} << bits) - 1;
+    for (int64_t bit = 0; bit + bits <= count * 32; bit += bits) {
+      const int64_t word = bit / 32;
+      const uint64_t next = word + 1 < count ? words[word + 1] : 0;
+      if (((words[word] | next << 32) >> (bit % 32) & full) == full) return true;
+    }
+    return false;
+  }
+
   const Checkpoint& checkpoint_;
+  mutable std::atomic<bool> warned_{false};  // once a load is enough
 };
 
 uint64_t KeyOf(const PackedPart& part, const char* suffix) {

@@ -27,7 +27,9 @@ class PackedSource {
                               uint16_t* scales) const = 0;
 };
 
-// The tensors passed CheckTensors(); `checkpoint` outlives the source.
+// The tensors passed CheckTensors(); `checkpoint` outlives the source. Logs a warning, once, where
+// AutoGPTQ has written an asymmetric layer with a zero point of 0: others are lost in the file then
+// (docs/quantized-formats.md).
 std::unique_ptr<PackedSource> NewCheckpointSource(const Checkpoint& checkpoint);
 
 // Random values, each a function of (layer name, place in the tensor) alone, so that every sharding

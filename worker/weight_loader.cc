@@ -69,6 +69,36 @@ ReadJob RowJob(const Checkpoint& checkpoint, const RowBlock& rows, Runtime& runt
   return job;
 }
 
+// The local rows `rows` of a part that has an order, which are whole rows of its tensor; of `to`,
+// all but the block counts.
+ReadJob OrderedRowJob(const Checkpoint& checkpoint, const WeightPart& part, Range rows,
+                      const RowBlock& to, Runtime& runtime) {
+  const bool in_place = runtime.device() == Device::kCpu;
+  const int64_t row_bytes = part.tensor_cols * SizeOf(to.dtype);
+  ReadJob job;
+  job.bytes = rows.size() * part.tensor_cols * SizeOf(to.tensor->dtype);
+  job.read = [=, &checkpoint](char* staging) -> absl::Status {
+    std::vector<char> raw(static_cast<size_t>(part.tensor_cols * SizeOf(to.tensor->dtype)));
+    char* out = in_place ? to.dst : staging;
+    for (int64_t i = rows.begin; i < rows.end; ++i, out += row_bytes) {
+      const int64_t row = (*part.order)[static_cast<size_t>(i)];
+      if (row < 0) {
+        std::fill_n(out, row_bytes, char{0});
+        continue;
+      }
+      RETURN_IF_ERROR(checkpoint.Read(*to.tensor, {row, row + 1, 0, part.tensor_cols}, raw.data()));
+      ConvertFloats(raw.data(), to.tensor->dtype, out, to.dtype, part.tensor_cols);
+    }
+    return absl::OkStatus();
+  };
+  if (!in_place) {
+    job.place = [=, &runtime](const char* staging) {
+      return runtime.Copy(to.dst, staging, rows.size() * row_bytes, runtime.side_stream());
+    };
+  }
+  return job;
+}
+
 absl::Status AddRowJobs(const Checkpoint& checkpoint, const WeightSpec& spec, DType dtype,
                         char* data, Runtime& runtime, std::vector<ReadJob>& jobs) {
   for (const WeightPart& part : spec.parts) {
@@ -80,14 +110,16 @@ absl::Status AddRowJobs(const Checkpoint& checkpoint, const WeightSpec& spec, DT
     if (widest > kStagingBytes)
       return absl::UnimplementedError(
           absl::StrCat(part.tensor, ": a row of ", widest, " bytes is past ", kStagingBytes));
-    for (int64_t row = part.block.row_begin; row < part.block.row_end; row += rows_per_job) {
-      const int64_t local = part.dst_row + row - part.block.row_begin;
-      const RowBlock rows = {.tensor = tensor,
-                             .block = {row, std::min(row + rows_per_job, part.block.row_end),
-                                       part.block.col_begin, part.block.col_end},
-                             .dst = data + (local * spec.cols + part.dst_col) * SizeOf(dtype),
-                             .dtype = dtype};
-      jobs.push_back(RowJob(checkpoint, rows, runtime));
+    for (int64_t i = 0; i < part.rows(); i += rows_per_job) {
+      const Range run = {i, std::min(i + rows_per_job, part.rows())};
+      const RowBlock rows = {
+          .tensor = tensor,
+          .block = {part.block.row_begin + run.begin, part.block.row_begin + run.end,
+                    part.block.col_begin, part.block.col_end},
+          .dst = data + ((part.dst_row + i) * spec.cols + part.dst_col) * SizeOf(dtype),
+          .dtype = dtype};
+      jobs.push_back(part.order != nullptr ? OrderedRowJob(checkpoint, part, run, rows, runtime)
+                                           : RowJob(checkpoint, rows, runtime));
     }
   }
   return absl::OkStatus();
@@ -157,6 +189,20 @@ void SetDummySpread(WeightRole role, int64_t cols, RandomFillArgs& fill) {
   }
 }
 
+// Rows of a matrix whose local order is `order`, negative: zeros.
+absl::Status FillRows(const RandomFillArgs& all, const std::vector<int32_t>& order,
+                      Runtime& runtime, const Ops& ops) {
+  RandomFillArgs fill = all;
+  fill.rows = 1;
+  for (const int32_t row : order) {
+    fill.first_row = row;
+    fill.scale = row < 0 ? 0.f : all.scale;  // and no offset: zeros
+    RETURN_IF_ERROR(ops.random_fill(fill, runtime.main_stream()));
+    fill.dst = static_cast<char*>(fill.dst) + fill.dst_stride * SizeOf(fill.dtype);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status FillDense(const WeightSpec& spec, DType dtype, char* data, Runtime& runtime,
                        const Ops& ops) {
   for (const WeightPart& part : spec.parts) {
@@ -171,6 +217,10 @@ absl::Status FillDense(const WeightSpec& spec, DType dtype, char* data, Runtime&
         .key = TensorKey(part.tensor.data(), static_cast<int64_t>(part.tensor.size())),
         .dtype = dtype};
     SetDummySpread(spec.role, part.tensor_cols, fill);
+    if (part.order != nullptr) {
+      RETURN_IF_ERROR(FillRows(fill, *part.order, runtime, ops));
+      continue;
+    }
     RETURN_IF_ERROR(ops.random_fill(fill, runtime.main_stream()));
   }
   return absl::OkStatus();
@@ -219,7 +269,7 @@ Weight PackedWeightOf(const WeightSpec& spec, const char* data) {
                    .zeros = shape.zeros ? data + at.zeros : nullptr};
   if (shape.ragged)
     weight.packed.group_of_step = reinterpret_cast<const uint16_t*>(data + at.steps);
-  if (shape.ordered) weight.order = reinterpret_cast<const int32_t*>(data + at.order);
+  if (shape.ordered) weight.places = {reinterpret_cast<const int32_t*>(data + at.order), shape.k};
   return weight;
 }
 

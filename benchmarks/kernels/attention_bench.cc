@@ -1,5 +1,6 @@
 // Times paged attention: decode against the bytes of the context, prefill against its products, and
-// "in place", what a decode attention adds between the projections around it.
+// "in place", what a decode attention adds between the projections around it; "order", what writing
+// an output in the order of an act-order matrix adds to attention and to the norm.
 //   attention_bench [substring of the shapes to run]
 #include <algorithm>
 #include <cmath>
@@ -16,8 +17,10 @@
 #include "common/status_macros.h"
 #include "kernels/attention/paged_attention.h"
 #include "kernels/attention/paged_attention_config.h"
+#include "kernels/gemm/column_places.h"
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/linear_config.h"
+#include "kernels/norm/rms_norm.h"
 #include "kernels/rope/rope_kv_write.h"
 
 namespace tessera {
@@ -32,6 +35,7 @@ struct AttentionBench {
   std::vector<int64_t> contexts;
   int64_t rows = 1;  // of each sequence, the last of its context
   int64_t block_size = 64;
+  bool ordered = false;  // the output goes to the columns of an act-order matrix
 };
 
 struct DeviceStep {
@@ -48,6 +52,15 @@ absl::StatusOr<const T*> Upload(const BenchGpu& gpu, const std::vector<T>& value
   RETURN_IF_ERROR(gpu.runtime->Copy(memory, values.data(), bytes, stream));
   RETURN_IF_ERROR(gpu.runtime->Synchronize(stream));
   return static_cast<const T*>(memory);
+}
+
+// A random order of columns without gaps.
+std::vector<int32_t> ShuffledPlaces(int64_t columns) {
+  std::vector<int32_t> places(static_cast<size_t>(columns));
+  std::iota(places.begin(), places.end(), 0);
+  std::shuffle(places.begin(), places.end(), std::mt19937(2));
+  for (int32_t& place : places) place = EncodePlace(place, 0);
+  return places;
 }
 
 // Blocks in random order, as after some hours of serving.
@@ -110,6 +123,10 @@ absl::StatusOr<BenchStep> MakeStep(const BenchGpu& gpu, const AttentionBench& b)
                    Upload(gpu, std::vector<float>(static_cast<size_t>(b.e) / 2, 0.5f)));
   out.memory = {a.q, qkv, a.out, a.workspace};
   a.qkv = qkv;
+  if (b.ordered) {
+    ASSIGN_OR_RETURN(a.out_order.places, Upload(gpu, ShuffledPlaces(b.h * b.e)));
+    a.out_order.width = b.h * b.e;
+  }
   a.block_table = step.block_table;
   a.seq_slot = step.seq_slot;
   a.q_start = step.q_start;
@@ -254,6 +271,32 @@ absl::Status RunRopeBench(const BenchGpu& gpu, int64_t t, char* k_pool, char* v_
   return absl::OkStatus();
 }
 
+// The norm before a matrix of Qwen2-7B: plain, in the matrix's order, and in those of q, k and v.
+absl::Status RunNormBench(const BenchGpu& gpu, int64_t t, int copies) {
+  constexpr int64_t kD = 3584;
+  RmsNormArgs a;
+  ASSIGN_OR_RETURN(char* const x, AllocateNoise(gpu, (t + 1) * kD * 2, DType::kBf16));
+  ASSIGN_OR_RETURN(a.y, gpu.runtime->AllocateDevice(3 * t * kD * 2));
+  ASSIGN_OR_RETURN(const int32_t* const places, Upload(gpu, ShuffledPlaces(kD)));
+  a.x = x;
+  a.weight = x + t * kD * 2;
+  a.t = t;
+  a.d = kD;
+  a.eps = 1e-6f;
+  a.dtype = DType::kBf16;
+  a.copies.count = copies;
+  for (int i = 0; i < copies; ++i) a.copies.copies[i] = {places, kD};
+  BenchFigure figure{.op = "rms_norm", .shape = absl::StrCat("order 7b t=", t, " copies=", copies)};
+  figure.bytes = static_cast<double>(t * kD * 2 * (1 + std::max(copies, 1)));
+  ASSIGN_OR_RETURN(figure.timing, TimeLaunches(gpu, kLaunches, [&](int) {
+                     return RmsNormCuda(a, gpu.runtime->main_stream());
+                   }));
+  PrintBenchFigure(gpu, figure);
+  gpu.runtime->FreeDevice(x);
+  gpu.runtime->FreeDevice(a.y);
+  return absl::OkStatus();
+}
+
 std::vector<AttentionBench> Benches() {
   std::vector<AttentionBench> benches;
   const auto decode = [&](int64_t h, int64_t g, int64_t context, int64_t batch,
@@ -287,6 +330,18 @@ std::vector<AttentionBench> Benches() {
   benches.push_back({"prefill 28/4 512 rows of c=16384", 28, 4, 128, {16384}, 512});
   benches.push_back({"prefill 28/4 16 x c=512", 28, 4, 128, std::vector<int64_t>(16, 512), 512});
   benches.push_back({"prefill 14/2 e=64 c=4096", 14, 2, 64, {4096}, 4096});
+  for (const int64_t rows : {1, 2048}) {
+    for (const bool ordered : {false, true})
+      benches.push_back(
+          {absl::StrCat("order ", rows, " rows 28/4 c=2048", ordered ? " shuffled" : ""),
+           28,
+           4,
+           128,
+           {2048},
+           rows,
+           64,
+           ordered});
+  }
   return benches;
 }
 
@@ -302,6 +357,10 @@ absl::Status Run(absl::string_view filter) {
     for (int64_t context : {128, 512, 2048, 8192})
       RETURN_IF_ERROR(RunLayerBench(gpu, 1, context, k_pool, v_pool));
     RETURN_IF_ERROR(RunLayerBench(gpu, 3, 2048, k_pool, v_pool));
+  }
+  if (absl::StrContains("order", filter)) {
+    for (const int64_t t : {1, 16, 2048})
+      for (const int copies : {0, 1, 3}) RETURN_IF_ERROR(RunNormBench(gpu, t, copies));
   }
   if (absl::StrContains("rope", filter))
     for (int64_t t : {1, 16, 256, 4096}) RETURN_IF_ERROR(RunRopeBench(gpu, t, k_pool, v_pool));

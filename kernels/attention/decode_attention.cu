@@ -22,7 +22,7 @@ DecodeParams ParamsOf(const PagedAttentionArgs& a, const DecodeLayout& layout) {
   p.qkv = a.qkv;
   p.k_cache = a.k_cache;
   p.v_cache = a.v_cache;
-  p.out = a.out;
+  p.out = AttentionOutOf(a);
   p.seq_slot = a.seq_slot;
   p.context = a.context;
   p.positions = a.positions;

@@ -30,8 +30,7 @@ class DecodeWarp {
   // Fetches the raw heads; the kernels ahead have finished.
   __device__ __forceinline__ void Fetch(const ChunkCursor& at, const DecodeRun& run) {
     kv_head_ = run.kv_head;
-    raw_.Load(QkvRow<T, kE>(p_, at.sequence) + (run.first_row - int64_t{at.sequence} * p_.h) * kE,
-              run.rows);
+    raw_.Load(QkvRow<T, kE>(p_, at.sequence) + int64_t{run.first_head} * kE, run.rows);
     newest_.Load(p_, at, run.kv_head);
   }
   // After a barrier behind the filling of half `which` of the table.
@@ -154,32 +153,29 @@ __device__ __forceinline__ RunState<kE, kTiles> SumWarps(const float* sums, int 
   return out;
 }
 
-// A piece of the output row `row` of [sequences * h], column / 4 = `column`.
+// A piece of row `row` of a run, column / 4 = `column`.
 template <typename T, int kE>
-__device__ __forceinline__ void SavePiece(const DecodeParams& p, int64_t row, int column,
-                                          const float4& sum, float denominator) {
+__device__ __forceinline__ void SavePiece(const DecodeParams& p, const DecodeRun& of, int row,
+                                          int column, const float4& sum, float denominator) {
   const float inverse = __fdividef(1.f, denominator);
-  static_cast<uint2*>(p.out)[row * (kE / 4) + column] = {
-      PackHalves<T>(sum.x * inverse, sum.y * inverse),
-      PackHalves<T>(sum.z * inverse, sum.w * inverse)};
+  p.out.Store(of.sequence, (of.first_head + row) * kE + column * 4,
+              uint2{PackHalves<T>(sum.x * inverse, sum.y * inverse),
+                    PackHalves<T>(sum.z * inverse, sum.w * inverse)});
 }
 
 template <typename T, int kE, int kTiles>
 __device__ __forceinline__ void SaveOutput(const DecodeParams& p, const RunState<kE, kTiles>& state,
                                            const DecodeRun& of) {
   ForPieces<kE, kTiles>(of.rows, [&](int i, int row, int column) {
-    SavePiece<T, kE>(p, of.first_row + row, column, state.sum[i], state.state[i].y);
+    SavePiece<T, kE>(p, of, row, column, state.sum[i], state.state[i].y);
   });
 }
 
 // Rows of sequences without context, and rows of no sequence.
-template <int kE>
 __device__ __forceinline__ void SaveZeros(const DecodeParams& p) {
-  const int pieces = p.h * kE / 8;
   for (int i = blockIdx.x; i < p.sequences + p.zero_rows; i += gridDim.x) {
     if (i < p.sequences && VisibleTokens(p, i) > 0) continue;
-    for (int j = threadIdx.x; j < pieces; j += kDecodeThreads)
-      static_cast<uint4*>(p.out)[int64_t{i} * pieces + j] = {};
+    p.out.StoreZeros(i, static_cast<int>(threadIdx.x), kDecodeThreads);
   }
 }
 

@@ -99,7 +99,7 @@ __device__ __forceinline__ void CombineRegion(const DecodeParams& p, int region,
       for (int i = 0; i < kBatch; ++i)
         if (base + i < chunks) AddPiece(sums[i], states[i], sum, state);
     }
-    SavePiece<T, kE>(p, of.first_row + row, column, sum, state.y);
+    SavePiece<T, kE>(p, of, row, column, sum, state.y);
   });
 }
 

@@ -132,8 +132,7 @@ __device__ __forceinline__ void CombineSlices(const DecodeParams& p, int pair,
       AddAtSameMax(other, slice);
     }
     if (piece < pieces && lane == 0)
-      SavePiece<T, kE>(p, of.first_row + piece / (kE / 4), piece % (kE / 4), slice.sum,
-                       slice.state.y);
+      SavePiece<T, kE>(p, of, piece / (kE / 4), piece % (kE / 4), slice.sum, slice.state.y);
   }
 }
 
@@ -184,7 +183,7 @@ __global__ void __launch_bounds__(kDecodeThreads, DecodeLayout::kFewBlocksPerSm)
   __syncthreads();
   if (p.early) WaitForPrevious();
   if (!busy) {
-    SaveZeros<kE>(p);
+    SaveZeros(p);
     return;
   }
   const DecodeRun of = RunAt(p, at);
@@ -206,7 +205,7 @@ __global__ void __launch_bounds__(kDecodeThreads, DecodeLayout::kFewBlocksPerSm)
     });
   }
   warp.WriteNewest();
-  SaveZeros<kE>(p);
+  SaveZeros(p);
   if (at.cut.chunks > 1) CombineSlices<T, kE>(p, pair, at, of);
 }
 

@@ -65,13 +65,13 @@ __global__ void __launch_bounds__(kDecodeThreads, DecodeLayout::kBlocksPerSm)
   if (busy) warp.BeginLoads();
   if (p.early) WaitForPrevious();
   if (!busy) {
-    SaveZeros<kE>(p);
+    SaveZeros(p);
     return;
   }
   ChunkCursor at = range.first;
   DecodeRun of = RunAt(p, at);
   warp.Fetch(at, of);
-  SaveZeros<kE>(p);
+  SaveZeros(p);
   __syncthreads();
   warp.Rotate(0);
   __syncthreads();

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/attention/attention_out.cuh"
 #include "kernels/attention/paged_attention_config.h"
 #include "kernels/attention/paged_kv.cuh"
 #include "kernels/device/reduce.cuh"
@@ -18,7 +19,8 @@ constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 struct DecodeParams {
   PagedKv kv;
   const void* qkv;  // raw rows, one for each sequence
-  void *k_cache, *v_cache, *out;
+  void *k_cache, *v_cache;
+  AttentionOut out;
   const int32_t *seq_slot, *context, *positions;
   const int64_t* kv_index;
   HeadRotation rotation;
@@ -77,15 +79,14 @@ struct ChunkCursor {
   }
 };
 
-// The query rows of a (sequence, head), of [sequences * h], and their kv head.
+// The query rows of a (sequence, head), which are heads of the sequence, and their kv head.
 struct DecodeRun {
-  int64_t first_row;
+  int sequence, first_head;
   int rows, kv_head;
 };
 __device__ __forceinline__ DecodeRun RunAt(const DecodeParams& p, const ChunkCursor& at) {
   const int kv_head = at.head / p.parts, first = at.head % p.parts * p.rows;
-  return {int64_t{at.sequence} * p.h + kv_head * p.group + first, min(p.rows, p.group - first),
-          kv_head};
+  return {at.sequence, kv_head * p.group + first, min(p.rows, p.group - first), kv_head};
 }
 
 struct BlockRange {

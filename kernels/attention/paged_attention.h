@@ -7,6 +7,7 @@
 #include <absl/status/status.h>
 
 #include "common/dtype.h"
+#include "kernels/gemm/column_places.h"
 #include "kernels/rope/rope_kv_write.h"
 #include "kernels/runtime/stream.h"
 
@@ -55,7 +56,8 @@ struct PagedAttentionArgs {
                                        // outside the cache: no write
   HeadRotation rotation;
   CacheReads reads = CacheReads::kInOrder;
-  void* out = nullptr;  // [t, h, e] of `dtype`
+  void* out = nullptr;     // [t, h, e] of `dtype`; with an order, [t, order.width]
+  ColumnPlaces out_order;  // of a row's h * e columns
   int64_t t = 0, s = 0, h = 0, g = 0, e = 0;
   int64_t decode_sequences = 0;
   int64_t block_size = 0, max_blocks = 0;
@@ -70,7 +72,8 @@ struct PagedAttentionArgs {
 
 // Enqueues on `stream`; never synchronises or allocates. t = 0 is a no-op.
 // kInvalidArgument: negative size, h not a multiple of g, decode_sequences above s or t, one norm
-// weight without the other, workspace too small, 2^32 units of 16 cached tokens or more over
+// weight without the other, workspace too small, an order narrower than h * e or of a width that is
+// no multiple of 16, 2^32 units of 16 cached tokens or more over
 // sequences and kv heads (CUDA). kUnimplemented: e other than 32, 64, 128; block_size not a
 // multiple of 16; dtype other than kF32 (CPU), kBf16, kF16 (CUDA).
 absl::Status PagedAttentionCpu(const PagedAttentionArgs& args, const Stream& stream);

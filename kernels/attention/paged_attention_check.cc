@@ -4,6 +4,9 @@
 
 #include <absl/strings/str_cat.h>
 
+#include "common/status_macros.h"
+#include "kernels/gemm/column_places_check.h"
+
 namespace tessera {
 
 absl::Status CheckPagedAttention(const PagedAttentionArgs& a, Device device) {
@@ -26,6 +29,7 @@ absl::Status CheckPagedAttention(const PagedAttentionArgs& a, Device device) {
     return absl::InvalidArgumentError(absl::StrCat("paged_attention: only the ",
                                                    a.rotation.q_norm != nullptr ? "q" : "k",
                                                    " norm weight is set, needs both or none"));
+  RETURN_IF_ERROR(CheckPlaces("paged_attention", a.out_order, a.h * a.e));
   if (device == Device::kCpu ? a.dtype != DType::kF32
                              : a.dtype != DType::kBf16 && a.dtype != DType::kF16)
     return absl::UnimplementedError(

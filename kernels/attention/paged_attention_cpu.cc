@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <numeric>
+#include <vector>
 
 #include <absl/status/status.h>
 
@@ -8,6 +9,7 @@
 #include "kernels/attention/attend_row_cpu.h"
 #include "kernels/attention/paged_attention.h"
 #include "kernels/attention/paged_attention_check.h"
+#include "kernels/gemm/place_row_cpu.h"
 #include "kernels/runtime/cpu_pool.h"
 
 namespace tessera {
@@ -20,11 +22,11 @@ int64_t VisibleTokens(const PagedAttentionArgs& a, int64_t i, int64_t row) {
   return std::clamp<int64_t>(a.context[i] - behind, 0, a.max_blocks * a.block_size);
 }
 
-// One (row, kv head): all query heads of the group.
-void AttendUnit(const PagedAttentionArgs& a, AttendRowFn attend, int64_t row, int64_t kv_head) {
+// One (row, kv head): all query heads of the group, into out[h / g, e].
+void AttendUnit(const PagedAttentionArgs& a, AttendRowFn attend, int64_t row, int64_t kv_head,
+                float* out) {
   const int64_t group = a.h / a.g;
   const int64_t at = (row * a.h + kv_head * group) * a.e;
-  float* out = static_cast<float*>(a.out) + at;
   const int32_t* end = a.q_start + a.s + 1;
   const int64_t i = std::upper_bound(a.q_start, end, row) - a.q_start - 1;  // the row's sequence
   const int64_t context = i >= 0 && i < a.s ? VisibleTokens(a, i, row) : 0;
@@ -46,6 +48,19 @@ void AttendUnit(const PagedAttentionArgs& a, AttendRowFn attend, int64_t row, in
   unit.block_count = a.blocks;
   unit.scale = a.scale;
   attend(unit);
+}
+
+// The same, to its columns of the op's out.
+void AttendToOut(const PagedAttentionArgs& a, AttendRowFn attend, int64_t row, int64_t kv_head) {
+  const int64_t columns = a.h / a.g * a.e, first = kv_head * columns;
+  float* out = static_cast<float*>(a.out) + row * a.out_order.WidthOf(a.h * a.e);
+  if (a.out_order.places == nullptr) {
+    AttendUnit(a, attend, row, kv_head, out + first);
+    return;
+  }
+  std::vector<float> unit(static_cast<size_t>(columns));
+  AttendUnit(a, attend, row, kv_head, unit.data());
+  PlaceRow(unit.data(), a.out_order.places + first, columns, out);
 }
 
 // A step through [0, count) that visits everything once and puts neighbours far apart: later rows
@@ -82,7 +97,7 @@ absl::Status PagedAttentionCpu(const PagedAttentionArgs& a, const Stream& stream
   stream.pool->ParallelFor(units, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t unit = i * stride % units;
-      AttendUnit(a, attend, unit / a.g, unit % a.g);
+      AttendToOut(a, attend, unit / a.g, unit % a.g);
     }
   });
   return absl::OkStatus();

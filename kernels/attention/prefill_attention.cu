@@ -194,12 +194,15 @@ __device__ __forceinline__ void Mask(const PrefillTile& tile, const Divisor& gro
     }
 }
 
-// Bytes from the start of q (or out) to a packed row's.
-template <int kE>
-__device__ __forceinline__ int64_t RowBytes(const PrefillParams& p, const PrefillTile& tile,
-                                            int row) {
-  const int token = p.group.Quotient(row), head = row - token * p.group.value;
-  return ((int64_t{tile.q_row} + token) * p.h + tile.kv_head * p.group.value + head) * (kE * 2);
+// The row of q, and the head of it, that a packed row is.
+struct HeadPlace {
+  int64_t row;
+  int head;
+};
+__device__ __forceinline__ HeadPlace PlaceOfRow(const PrefillParams& p, const PrefillTile& tile,
+                                                int row) {
+  const int token = p.group.Quotient(row), in_group = row - token * p.group.value;
+  return {int64_t{tile.q_row} + token, tile.kv_head * p.group.value + in_group};
 }
 
 template <int kE>
@@ -210,7 +213,8 @@ __device__ __forceinline__ void LoadQueries(const PrefillParams& p, const Prefil
   for (int i = threadIdx.x; i < kRows * kPieces; i += kThreads) {
     const int row = tile.first_row + i / kPieces;
     const bool valid = row < tile.rows;
-    const int64_t from = valid ? RowBytes<kE>(p, tile, row) : 0;
+    const HeadPlace at = PlaceOfRow(p, tile, row);
+    const int64_t from = valid ? (at.row * p.h + at.head) * (kE * 2) : 0;
     CopyAsync16(to + SwizzledBytes<kE>(i / kPieces, i % kPieces),
                 static_cast<const char*>(p.q) + from + i % kPieces * 16, valid);
   }
@@ -241,9 +245,9 @@ __device__ __forceinline__ void SaveRows(const PrefillParams& p, const PrefillTi
   for (int i = lane; i < 32 * kPieces; i += kWarp) {
     const int row = warp_row + i / kPieces, packed = tile.first_row + row;
     if (packed >= tile.rows) continue;
-    *reinterpret_cast<uint4*>(static_cast<char*>(p.out) + RowBytes<kE>(p, tile, packed) +
-                              i % kPieces * 16) =
-        *reinterpret_cast<const uint4*>(shared + SwizzledBytes<kE>(row, i % kPieces));
+    const HeadPlace to = PlaceOfRow(p, tile, packed);
+    p.out.Store(to.row, to.head * kE + i % kPieces * 8,
+                *reinterpret_cast<const uint4*>(shared + SwizzledBytes<kE>(row, i % kPieces)));
   }
 }
 
@@ -258,7 +262,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const PrefillTile tile =
       FindPrefillTile<kRows>(p, 0, p.kv.kv_heads, static_cast<int>(blockIdx.x));
   WaitForPrevious();
-  ZeroTailRows<kE, kThreads>(p);
+  ZeroTailRows<kThreads>(p);
   if (tile.sequence < 0) return;
 
   const uint32_t query = SharedAddress(shared), stages = query + SharedTiles<kE>::kQueryBytes;

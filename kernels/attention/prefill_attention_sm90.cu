@@ -138,8 +138,9 @@ class Consumer {
 #pragma unroll 4
     for (int row = warp_row + lane / kPieces; row < warp_row + kWarpRows; row += kStep, to.Next())
       if (tile.first_row + row < tile.rows)
-        *reinterpret_cast<uint4*>(static_cast<char*>(p_.out) + to.Bytes() + lane % kPieces * 16) =
-            *reinterpret_cast<const uint4*>(query + PanelBytes<P::kRows>(row, lane % kPieces));
+        p_.out.Store(
+            to.Row(), to.Head() * kE + lane % kPieces * 8,
+            *reinterpret_cast<const uint4*>(query + PanelBytes<P::kRows>(row, lane % kPieces)));
   }
 
   // This warp is done with a buffer.
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(PrefillPlan<kE>::kThreads, 1)
   if (threadIdx.x == 0) shared.InitBarriers();
   __syncthreads();
   WaitForPrevious();
-  ZeroTailRows<kE, P::kThreads>(p);
+  ZeroTailRows<P::kThreads>(p);
   if (threadIdx.x < kGroupThreads) {
     ShrinkRegisters<P::kLoaderRegisters>();
     const int warp = static_cast<int>(threadIdx.x) / kWarp;

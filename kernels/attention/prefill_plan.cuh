@@ -135,29 +135,37 @@ struct Sm90Params {
   int section_heads;  // kv heads that blocks work on at a time
 };
 
-// Walks down packed rows kStep apart without dividing at each: where they lie in q and out.
+// Walks down packed rows kStep apart without dividing at each: which head of which row of q they
+// are.
 template <int kE, int kStep>
 class RowWalk {
  public:
   __device__ __forceinline__ RowWalk(const PrefillParams& p, const PrefillTile& tile, int row)
-      : group_(p.group.value), row_bytes_(p.h * (kE * 2)), step_(p.group.Quotient(kStep)) {
+      : h_(p.h),
+        group_(p.group.value),
+        first_head_(tile.kv_head * p.group.value),
+        step_(p.group.Quotient(kStep)) {
     const int token = p.group.Quotient(row);
-    head_ = row - token * group_;
-    bytes_ = (int64_t{tile.q_row + token} * p.h + tile.kv_head * group_) * (kE * 2);
+    in_group_ = row - token * group_;
+    row_ = tile.q_row + token;
   }
-  __device__ __forceinline__ int64_t Bytes() const { return bytes_ + head_ * (kE * 2); }
+  __device__ __forceinline__ int Row() const { return row_; }
+  __device__ __forceinline__ int Head() const { return first_head_ + in_group_; }
+  // From the start of q.
+  __device__ __forceinline__ int64_t Bytes() const {
+    return (int64_t{row_} * h_ + Head()) * (kE * 2);
+  }
   __device__ __forceinline__ void Next() {
-    head_ += kStep - step_ * group_;
-    const bool wraps = head_ >= group_;
-    if (wraps) head_ -= group_;
-    bytes_ += int64_t{step_ + (wraps ? 1 : 0)} * row_bytes_;
+    in_group_ += kStep - step_ * group_;
+    const bool wraps = in_group_ >= group_;
+    if (wraps) in_group_ -= group_;
+    row_ += step_ + (wraps ? 1 : 0);
   }
 
  private:
-  const int group_, row_bytes_;
+  const int h_, group_, first_head_;
   const int step_;  // tokens that kStep rows are, rounded down
-  int head_;
-  int64_t bytes_;
+  int row_, in_group_;
 };
 
 }  // namespace tessera

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <numbers>
 
+#include "kernels/attention/attention_out.cuh"
 #include "kernels/attention/paged_attention.h"
 #include "kernels/attention/paged_kv.cuh"
 #include "kernels/device/reduce.cuh"
@@ -36,7 +37,7 @@ struct Divisor {
 struct PrefillParams {
   PagedKv kv;
   const void* q;
-  void* out;
+  AttentionOut out;
   const int32_t *seq_slot, *q_start, *context;
   int32_t first_sequence, sequences;  // [first, sequences) are prefill
   int32_t t, h;
@@ -48,7 +49,7 @@ inline PrefillParams PrefillParamsOf(const PagedAttentionArgs& a) {
   PrefillParams p{};
   p.kv = PagedKvOf(a);
   p.q = a.q;
-  p.out = a.out;
+  p.out = AttentionOutOf(a);
   p.seq_slot = a.seq_slot;
   p.q_start = a.q_start;
   p.context = a.context;
@@ -120,13 +121,11 @@ __device__ __forceinline__ PrefillTile FindPrefillTile(const PrefillParams& p, i
 }
 
 // Zeros for the rows of q behind the last sequence's.
-template <int kE, int kThreads>
+template <int kThreads>
 __device__ __forceinline__ void ZeroTailRows(const PrefillParams& p) {
-  const int pieces = p.h * kE / 8;
   for (int row = p.q_start[p.sequences] + static_cast<int>(blockIdx.x); row < p.t;
        row += static_cast<int>(gridDim.x))
-    for (int i = threadIdx.x; i < pieces; i += kThreads)
-      static_cast<uint4*>(p.out)[int64_t{row} * pieces + i] = {};
+    p.out.StoreZeros(row, static_cast<int>(threadIdx.x), kThreads);
 }
 
 }  // namespace tessera

@@ -5,8 +5,11 @@
 #include "kernels/comm/peer_packet.cuh"
 #include "kernels/device/cluster.cuh"
 #include "kernels/device/launch.cuh"
+#include "kernels/device/mma.cuh"
+#include "kernels/device/place_column.cuh"
 #include "kernels/device/reduce.cuh"
 #include "kernels/device/visit_dtype.cuh"
+#include "kernels/gemm/column_places_check.h"
 
 namespace tessera {
 namespace {
@@ -104,6 +107,29 @@ __device__ __forceinline__ float ClusterSum(float value, uint32_t block, uint32_
   return sum;
 }
 
+// This thread's packet of y, number `in_row` of row `row`, to its place in every copy. Few rows:
+// the scattered columns of an ordered copy cost less than an exchange over the cluster would.
+template <typename T>
+__device__ __forceinline__ void StoreCopies(const OneShotAllReduceNormArgs& a, int64_t row,
+                                            int64_t in_row, const uint4& packet) {
+  const int64_t row_packets = a.d / kElements<T>;
+  if (a.copies.count == 0) {
+    static_cast<uint4*>(a.y)[row * row_packets + in_row] = packet;
+    return;
+  }
+  auto* copy = static_cast<T*>(a.y);
+  for (int c = 0; c < a.copies.count; ++c) {
+    const ColumnPlaces& order = a.copies.copies[c];
+    const int64_t width = order.WidthOf(a.d);
+    T* const y = copy + row * width;
+    copy += a.t * width;
+    if (order.places == nullptr)
+      reinterpret_cast<uint4*>(y)[in_row] = packet;
+    else
+      PlaceColumns(order.places + in_row * kElements<T>, packet, reinterpret_cast<uint16_t*>(y));
+  }
+}
+
 // One cluster a row, one packet a thread. Block b of a row has the row's packets from
 // b * blockDim.x on and owns their cells' counters. Grid t * blocks_per_row, clusters of
 // blocks_per_row, blocks of cells_per_block * kCellThreads threads.
@@ -125,6 +151,9 @@ __global__ void __launch_bounds__(kMaxThreads)
   uint4 weight = {};
   if (active && a.weight != nullptr)  // no kernel of the stream writes weights
     weight = static_cast<const uint4*>(a.weight)[in_row];
+  for (int c = 0; active && c < a.copies.count; ++c)
+    if (a.copies.copies[c].places != nullptr)
+      PrefetchToL2(a.copies.copies[c].places + in_row * kElements<T>);
   WaitForPrevious();
 
   float squares = 0;
@@ -156,7 +185,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   const Elements<T> w(weight);
 #pragma unroll
   for (int i = 0; i < kElements<T>; ++i) y.at[i] *= scale * w.at[i];
-  static_cast<uint4*>(a.y)[element_packet] = y.Packed();
+  StoreCopies<T>(a, row, in_row, y.Packed());
 }
 
 // One cell a block, one packet a thread. The last packet may be partly filled.
@@ -208,7 +237,7 @@ absl::Status CheckNorm(const OneShotAllReduceNormArgs& a, int64_t row_cells) {
     return absl::InvalidArgumentError(absl::StrCat(
         "one_shot_all_reduce: t=", a.t, " d=", a.d, " in ", a.shape.blocks_per_row, " blocks of ",
         a.shape.cells_per_block, " cells a row; the region has ", a.peers.cells, " cells"));
-  return absl::OkStatus();
+  return CheckCopies("one_shot_all_reduce", a.copies, a.d);
 }
 
 }  // namespace

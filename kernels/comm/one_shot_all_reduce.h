@@ -11,6 +11,7 @@
 
 #include "common/dtype.h"
 #include "kernels/comm/peer_group.h"
+#include "kernels/gemm/column_places.h"
 #include "kernels/runtime/stream.h"
 
 namespace tessera {
@@ -23,6 +24,7 @@ struct OneShotAllReduceNormArgs {
   void* residual = nullptr;       // [t, d] of `dtype`
   const void* weight = nullptr;   // [d] of `dtype`, or null: y is not written
   void* y = nullptr;              // [t, d] of `dtype`; no overlap with the others
+  ColumnCopies copies;            // of y, one after the other, as in rms_norm.h
   int64_t t = 0, d = 0;
   float eps = 0.f;
   DType dtype = DType::kBf16;
@@ -30,8 +32,9 @@ struct OneShotAllReduceNormArgs {
 };
 
 // Enqueues on a CUDA stream; never synchronises. t or d of zero is a no-op. kInvalidArgument:
-// negative size, d not a multiple of 8, a shape that does not cover d, or more cells than the
-// region has. kUnimplemented: dtype other than kBf16, kF16. kInternal: the launch was refused.
+// negative size, d not a multiple of 8, a shape that does not cover d, more cells than the region
+// has, or copies that rms_norm.h calls invalid. kUnimplemented: dtype other than kBf16, kF16.
+// kInternal: the launch was refused.
 absl::Status LaunchOneShotAllReduceNorm(const OneShotAllReduceNormArgs& args, cudaStream_t stream);
 
 // data[count] = sum over ranks, rounded once to `dtype`.

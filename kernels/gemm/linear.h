@@ -38,9 +38,11 @@ struct LinearArgs {
 // On CUDA, w and norm_weight are read while the kernel before may still run: whatever writes them
 // must be a copy or a plain launch, complete before the first call. The sum of an output depends on
 // its row of x and of w only, never on t's other rows (CPU). kInvalidArgument: negative size, k not
-// a multiple of 8 (CUDA), gated with bias or residual,
-//   workspace too small. kUnimplemented: a dtype combination other than those above.
-// kInternal: the launch was refused.
+// a multiple of 8 (CUDA), gated with bias or residual, workspace too small;
+// of a packed weight, named with the value seen and needed: bits that are not 4 or 8, n (2n when
+// gated) or k other than the product's or no multiples of 8 and 16, no scales, groups of a size
+// that no kernel takes or too few to cover k. kUnimplemented: a dtype combination other than those
+// above. kInternal: the launch was refused.
 absl::Status LinearCpu(const LinearArgs& args, const Stream& stream);
 absl::Status LinearCuda(const LinearArgs& args, const Stream& stream);
 

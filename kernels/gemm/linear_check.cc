@@ -18,24 +18,36 @@ bool DtypesServed(const LinearArgs& a, Device device) {
          (a.y_dtype == a.dtype || a.y_dtype == DType::kF32);
 }
 
+// Multiples that the layout of a packed weight has (packed_weight.h).
+absl::Status CheckPackedSize(absl::string_view field, int64_t value, int64_t needed,
+                             int64_t multiple) {
+  if (value != needed)
+    return absl::InvalidArgumentError(
+        absl::StrCat("linear: packed.", field, "=", value, ", the product's is ", needed));
+  if (value % multiple != 0)
+    return absl::InvalidArgumentError(
+        absl::StrCat("linear: packed.", field, "=", value, " is not a multiple of ", multiple));
+  return absl::OkStatus();
+}
+
 absl::Status CheckPacked(const LinearArgs& a) {
   const PackedWeight& w = a.packed;
   if (w.bits != 4 && w.bits != 8)
     return absl::InvalidArgumentError(
-        absl::StrCat("linear: packed weight of ", w.bits, " bits, not 4 or 8"));
-  const int64_t n = (a.gated ? 2 : 1) * a.n;
-  if (w.n != n || w.k != a.k || w.n % 8 != 0 || w.k % kPackedStep != 0)
-    return absl::InvalidArgumentError(absl::StrCat("linear: packed weight [", w.n, ", ", w.k,
-                                                   "], needs [", n, ", ", a.k,
-                                                   "], multiples of 8 and ", kPackedStep));
-  if (w.scales == nullptr) return absl::InvalidArgumentError("linear: packed weight, no scales");
+        absl::StrCat("linear: packed.bits=", w.bits, ", must be 4 or 8"));
+  RETURN_IF_ERROR(CheckPackedSize("n", w.n, (a.gated ? 2 : 1) * a.n, 8));
+  RETURN_IF_ERROR(CheckPackedSize("k", w.k, a.k, kPackedStep));
+  if (w.scales == nullptr)
+    return absl::InvalidArgumentError("linear: packed.scales is null, the values need scales");
   if (w.group_of_step != nullptr) return absl::OkStatus();
-  const bool served =
-      w.group == 32 || w.group == 64 || (w.group > 0 && (w.group % 128 == 0 || w.group >= w.k));
-  if (!served || w.groups < CeilDiv(w.k, w.group))
+  if (w.group != 32 && w.group != 64 && (w.group <= 0 || (w.group % 128 != 0 && w.group < w.k)))
     return absl::InvalidArgumentError(
-        absl::StrCat("linear: packed weight of ", w.groups, " groups of ", w.group, " for k=", w.k,
-                     ", needs groups of 32, 64, a multiple of 128 or all of k that cover it"));
+        absl::StrCat("linear: packed.group=", w.group, " for k=", w.k,
+                     ", must be 32, 64, a multiple of 128, or k or more"));
+  if (w.groups < CeilDiv(w.k, w.group))
+    return absl::InvalidArgumentError(absl::StrCat("linear: packed.groups=", w.groups, " of ",
+                                                   w.group, " for k=", w.k, ", needs ",
+                                                   CeilDiv(w.k, w.group)));
   return absl::OkStatus();
 }
 

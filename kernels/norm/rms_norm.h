@@ -6,6 +6,7 @@
 #include <absl/status/status.h>
 
 #include "common/dtype.h"
+#include "kernels/gemm/column_places.h"
 #include "kernels/runtime/stream.h"
 
 namespace tessera {
@@ -16,7 +17,10 @@ namespace tessera {
 struct RmsNormArgs {
   const void* x = nullptr;       // [*, d] of `dtype`, device; ignored when `add` is set
   const void* weight = nullptr;  // [d] of `dtype`
-  void* y = nullptr;             // [t, d] of `dtype`; may be x when rows is null
+  // [t, d] of `dtype`; may be x when rows is null. With copies: one after the other, in their
+  // orders, and y is neither x nor residual.
+  void* y = nullptr;
+  ColumnCopies copies;
   const int32_t* rows =
       nullptr;                // [t] device row numbers of x, or null; a negative one gives zeros
   const void* add = nullptr;  // [t, d] of `dtype`, or null; needs `residual`, excludes `rows`
@@ -27,8 +31,9 @@ struct RmsNormArgs {
 };
 
 // Enqueues on `stream`. kInvalidArgument: negative size, d not a multiple of 8 or above 32768
-// (CUDA), `add` without `residual` or with `rows`. kUnimplemented: dtype other than kF32 (CPU),
-// kBf16, kF16 (CUDA).
+// (CUDA), `add` without `residual` or with `rows`, more than ColumnCopies::kMax copies, an ordered
+// copy narrower than d, of a width that is no multiple of 16 or wider than 24000 (CUDA).
+// kUnimplemented: dtype other than kF32 (CPU), kBf16, kF16 (CUDA).
 absl::Status RmsNormCpu(const RmsNormArgs& args, const Stream& stream);
 absl::Status RmsNormCuda(const RmsNormArgs& args, const Stream& stream);
 

@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include <absl/status/status.h>
 
 #include "common/check.h"
 #include "common/status_macros.h"
+#include "kernels/gemm/place_row_cpu.h"
 #include "kernels/norm/rms_norm.h"
 #include "kernels/norm/rms_norm_check.h"
 #include "kernels/runtime/cpu_pool.h"
@@ -27,9 +29,9 @@ float SumOfSquares(const float* x, int64_t d) {
   return lanes[0];
 }
 
-void NormRow(const RmsNormArgs& a, int64_t i) {
+// Row i of [t, d] into `y`.
+void NormRow(const RmsNormArgs& a, int64_t i, float* y) {
   const auto* weight = static_cast<const float*>(a.weight);
-  float* y = static_cast<float*>(a.y) + i * a.d;
   const int64_t row = a.rows != nullptr ? a.rows[i] : i;
   if (row < 0) {
     std::fill(y, y + a.d, 0.f);
@@ -46,6 +48,17 @@ void NormRow(const RmsNormArgs& a, int64_t i) {
   for (int64_t j = 0; j < a.d; ++j) y[j] = weight[j] * (x[j] * scale);
 }
 
+// The same into every copy of y; `row` is scratch of d.
+void NormRowInOrders(const RmsNormArgs& a, int64_t i, float* row) {
+  NormRow(a, i, row);
+  float* copy = static_cast<float*>(a.y);
+  for (int c = 0; c < a.copies.count; ++c) {
+    const int64_t width = a.copies.copies[c].WidthOf(a.d);
+    PlaceRow(row, a.copies.copies[c].places, a.d, copy + i * width);
+    copy += a.t * width;
+  }
+}
+
 }  // namespace
 
 absl::Status RmsNormCpu(const RmsNormArgs& a, const Stream& stream) {
@@ -54,7 +67,12 @@ absl::Status RmsNormCpu(const RmsNormArgs& a, const Stream& stream) {
   TESSERA_CHECK(stream.pool != nullptr, "rms_norm: the stream has no CPU pool");
   const int64_t grain = std::max<int64_t>(1, kGrainElements / a.d);
   stream.pool->ParallelFor(a.t, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) NormRow(a, i);
+    if (a.copies.count == 0) {
+      for (int64_t i = begin; i < end; ++i) NormRow(a, i, static_cast<float*>(a.y) + i * a.d);
+      return;
+    }
+    std::vector<float> row(static_cast<size_t>(a.d));
+    for (int64_t i = begin; i < end; ++i) NormRowInOrders(a, i, row.data());
   });
   return absl::OkStatus();
 }

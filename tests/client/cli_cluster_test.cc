@@ -58,10 +58,11 @@ TEST(CliDetokenize, PrintsText) {
 
 TEST(CliLoad, SendsOptionsAndShowsProgressOnStderr) {
   FakeCluster cluster;
-  const ProgramResult r = Tessera(
-      {"load", "--model", "t=" TESSERA_TEST_DATA "/tiny-qwen2", "--context", "128", "--tp", "2",
-       "--device-memory", "2G", "--dtype", "float16", "--load-format", "dummy", "--json"},
-      cluster.address());
+  const ProgramResult r =
+      Tessera({"load", "--model", "t=" TESSERA_TEST_DATA "/tiny-qwen2", "--context", "128", "--tp",
+               "2", "--device-memory", "2G", "--dtype", "float16", "--load-format", "dummy",
+               "--quant", "awq", "--json"},
+              cluster.address());
   ASSERT_EQ(r.exit_code, 0) << r.err;
   const v1::LoadModelRequest& q = cluster.load_request;
   EXPECT_EQ(q.name(), "t");
@@ -71,6 +72,7 @@ TEST(CliLoad, SendsOptionsAndShowsProgressOnStderr) {
   EXPECT_EQ(q.options().device_memory_bytes(), int64_t{2} << 30);
   EXPECT_EQ(q.options().dtype(), "float16");
   EXPECT_EQ(q.options().load_format(), "dummy");
+  EXPECT_EQ(q.options().quant(), "awq");
   EXPECT_THAT(r.err, AllOf(HasSubstr("2 ranks"), HasSubstr("warning: context 9"), HasSubstr("50 %"),
                            HasSubstr("ready")));
   EXPECT_EQ(json::parse(r.out)["memory"][0]["measured_bytes"], 1001);

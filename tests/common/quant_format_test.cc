@@ -48,6 +48,13 @@ TEST(QuantFormat, PiecesOfAPackedWeightFollowOneAnother) {
   EXPECT_EQ(at.bytes, at.order + 96 * 4);
 }
 
+TEST(QuantFormat, NameIsTheTablesWithAnotherGroupBehindIt) {
+  for (const NamedQuantFormat& named : NamedQuantFormats())
+    EXPECT_EQ(NameOf(named.format), named.name);
+  EXPECT_EQ(NameOf({.method = QuantMethod::kGptq, .bits = 4, .group = 32}), "gptq-int4-g32");
+  EXPECT_EQ(NameOf({.method = QuantMethod::kGptq, .bits = 2, .group = 32}), "int2");
+}
+
 TEST(QuantFormat, UnknownNameListsTheKnownOnes) {
   EXPECT_THAT(ParseQuantFormat("int5"),
               StatusIs(absl::StatusCode::kInvalidArgument, ::testing::HasSubstr("gptq-int4")));

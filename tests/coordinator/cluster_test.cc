@@ -14,6 +14,7 @@ namespace tessera {
 namespace {
 
 using ::testing::_;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using testing::FakeClock;
 using testing::FakeOutStream;
@@ -64,10 +65,15 @@ class ClusterTest : public ::testing::Test {
     for (int rank = 0; rank < ranks; ++rank) epoch_ = Register(rank, ranks);
   }
   std::shared_ptr<FakeObserver> Load(const std::string& name, int tp) {
+    v1::ModelOptions options;
+    options.set_tp(tp);
+    return Load(name, options);
+  }
+  std::shared_ptr<FakeObserver> Load(const std::string& name, const v1::ModelOptions& options) {
     v1::LoadModelRequest request;
     request.set_name(name);
+    *request.mutable_options() = options;
     request.mutable_options()->set_model_dir("tiny");
-    request.mutable_options()->set_tp(tp);
     auto observer = std::make_shared<FakeObserver>();
     cluster_.Load(request, observer);
     return observer;
@@ -178,6 +184,42 @@ TEST_F(ClusterTest, ShardCarriesResolvedOptions) {
   EXPECT_EQ(options.tp(), 1);
   EXPECT_EQ(options.pp(), 1);
   EXPECT_THAT(options.model_dir(), HasSubstr("/tiny-qwen2"));
+}
+
+v1::ModelOptions QuantOptions(const std::string& quant, const std::string& load_format) {
+  v1::ModelOptions options;
+  options.set_quant(quant);
+  options.set_load_format(load_format);
+  return options;
+}
+
+TEST_F(ClusterTest, DummyWeightsAreOfTheFormatAskedFor) {
+  StartPool(1);
+  Load("a", QuantOptions("gptq-int4", "dummy"));
+  EXPECT_EQ(streams_[0]->sent.back().load().options().quant(), "gptq-int4");
+  EXPECT_EQ(cluster_.ListModels().models(0).format(), "gptq-int4");
+}
+
+TEST_F(ClusterTest, RealWeightsInAnotherFormatAreInvalid) {
+  StartPool(1);
+  for (const char* load_format : {"", "auto"}) {
+    EXPECT_THAT(*Load("a", QuantOptions("gptq-int4", load_format))->status,
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         AllOf(HasSubstr("options.quant: gptq-int4"), HasSubstr("are none"))));
+  }
+}
+
+TEST_F(ClusterTest, FormatThatTheCheckpointHasIsTaken) {
+  StartPool(1);
+  Load("a", QuantOptions("none", "auto"));
+  EXPECT_EQ(cluster_.ListModels().models_size(), 1);
+}
+
+TEST_F(ClusterTest, UnknownFormatListsTheKnownOnes) {
+  StartPool(1);
+  EXPECT_THAT(*Load("a", QuantOptions("int5", "dummy"))->status,
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("int5"), HasSubstr("gptq-int8"))));
 }
 
 TEST_F(ClusterTest, ReadyNeedsAllRanksAndTheLeadersHello) {

@@ -122,6 +122,18 @@ case_models_share_the_pool() {
   expect_text "$work/out" '"name":"b"'
 }
 
+# Real weights are not converted: the second load is refused.
+case_dummy_weights_of_a_format() {
+  local_sh --ranks 2 --load-format dummy --quant gptq-int4 --tp 2 --model "tiny=$model" -- bash -c '
+    tessera models --json
+    tessera generate --model tiny --prompt-ids 324,4019,938 --max-tokens 8 --temperature 0 --ignore-eos --json
+    tessera load --model "real='"$model"'" --quant gptq-int4 --tp 1' >"$work/out" 2>"$work/err"
+  expect_code $? 1
+  expect_text "$work/out" '"format":"gptq-int4"'
+  expect_text "$work/out" '"completion_tokens":8'
+  expect_text "$work/err" 'INVALID_ARGUMENT: options.quant: gptq-int4'
+}
+
 case_code_of_the_command() {
   local_sh --ranks 1 -- bash -c 'exit 7' 2>"$work/err"
   expect_code $? 7

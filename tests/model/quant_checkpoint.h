@@ -70,12 +70,14 @@ class QuantCheckpoint {
 
   nlohmann::json& quant() { return config_["quantization_config"]; }
   nlohmann::json& config() { return config_; }
+  nlohmann::json& metadata() { return metadata_; }
   std::map<std::string, Tensor>& tensors() { return tensors_; }
   TempDir& dir() { return dir_; }
 
   // Writes config and tensors; the path of the directory.
   const std::string& Write(const std::string& file = "model.safetensors") {
     nlohmann::json header;
+    if (!metadata_.empty()) header["__metadata__"] = metadata_;
     std::string body;
     for (const auto& [name, tensor] : tensors_) {
       size_t bytes = tensor.dtype == "I32" ? 4 : 2;
@@ -91,7 +93,7 @@ class QuantCheckpoint {
   }
 
  private:
-  nlohmann::json config_;
+  nlohmann::json config_, metadata_;
   std::map<std::string, Tensor> tensors_;
   TempDir dir_;
 };

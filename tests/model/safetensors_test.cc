@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "common/status_macros.h"
 #include "tests/model/mutate.h"
 #include "tests/model/safetensors_file.h"
 #include "tests/support/status_matchers.h"
@@ -27,7 +28,8 @@ constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
 // Parses a header in front of `body` bytes of tensors.
 absl::StatusOr<std::vector<TensorEntry>> Parse(const std::string& header, int64_t body) {
   const int64_t file = kSafetensorsPrefixBytes + static_cast<int64_t>(header.size()) + body;
-  return ParseSafetensorsHeader(header, file, "w.safetensors");
+  ASSIGN_OR_RETURN(SafetensorsHeader parsed, ParseSafetensorsHeader(header, file, "w.safetensors"));
+  return std::move(parsed.tensors);
 }
 
 absl::StatusOr<std::vector<TensorEntry>> Parse(const json& header, int64_t body) {
@@ -57,6 +59,15 @@ TEST(ParseSafetensorsHeader, GivesTensorsInFileOrder) {
   EXPECT_EQ(tensors[1].dtype, DType::kBf16);
   EXPECT_EQ(tensors[1].offset, body + 24);
   EXPECT_EQ(tensors[1].bytes, 8);
+}
+
+TEST(ParseSafetensorsHeader, GivesTheWritersMetadata) {
+  const std::string header = TwoTensors().dump();
+  ASSERT_OK_AND_ASSIGN(
+      const SafetensorsHeader parsed,
+      ParseSafetensorsHeader(header, 8 + static_cast<int64_t>(header.size()) + 32, "w"));
+  EXPECT_THAT(parsed.metadata,
+              ElementsAre(std::pair<const std::string, std::string>("format", "pt")));
 }
 
 TEST(ParseSafetensorsHeader, EveryDTypeOfOursIsRead) {

@@ -534,7 +534,7 @@ TEST(PackedTable, DownsOrderIsFoldedIntoTheRowsOfGateAndUp) {
   EXPECT_THAT(held, ::testing::Each(1));
 }
 
-TEST(PackedTable, BehindDenseRowsDownKeepsItsOrder) {
+TEST(PackedTable, DownsOrderIsFoldedIntoDenseRowsToo) {
   ModelConfig config = QuantConfigOf();
   QuantModules modules = Modules(config);
   modules.modules["model.layers.0.mlp.down_proj"].g_idx = Reversed(416, 32);
@@ -542,8 +542,12 @@ TEST(PackedTable, BehindDenseRowsDownKeepsItsOrder) {
   SetModules(config, modules);
   const std::vector<WeightSpec> table = MustTable(config, {2, 1}, 1);
   const WeightSpec& down = Find(table, "layers.0.down");
-  EXPECT_TRUE(down.packed.ordered);
-  EXPECT_EQ(down.packed.first_input, 224);
+  const WeightSpec& gate = Find(table, "layers.0.gate");
+  EXPECT_FALSE(down.packed.ordered);
+  ASSERT_EQ(gate.parts.size(), 1u);
+  ASSERT_NE(gate.parts[0].order, nullptr);
+  EXPECT_EQ(*gate.parts[0].order, down.packed.inputs->source);
+  EXPECT_EQ(gate.rows, down.cols);
 }
 
 TEST(PackedTable, AnOutputProjectionSortsItsHeadsInputs) {

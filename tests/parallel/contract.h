@@ -13,6 +13,7 @@
 #include "kernels/ops.h"
 #include "kernels/runtime/cpu_pool.h"
 #include "parallel/communicator.h"
+#include "tests/support/column_order.h"
 #include "tests/support/status_matchers.h"
 
 namespace tessera::testing {
@@ -128,6 +129,34 @@ inline void ExpectAllReduceNorm(Communicator& group, int64_t t, int64_t d) {
   }
 }
 
+// Copies of y in two orders are the plain y's bits.
+inline void ExpectAllReduceNormInOrders(Communicator& group, int64_t t, int64_t d) {
+  CpuStream cpu;
+  const ColumnOrder orders[] = {RandomOrder(d, 1), RandomOrder(d, 2)};
+  const std::vector<float> weight = RandomFloats(6, 0, d);
+  const auto run = [&](const ColumnCopies& copies) {
+    std::vector<float> partial = RandomFloats(4, group.rank(), t * d);
+    std::vector<float> residual = RandomFloats(5, 0, t * d);
+    std::vector<float> y(static_cast<size_t>(t * copies.Width(d)));
+    EXPECT_OK(group.AllReduceNorm({.partial = partial.data(),
+                                   .residual = residual.data(),
+                                   .weight = weight.data(),
+                                   .y = y.data(),
+                                   .copies = copies,
+                                   .t = t,
+                                   .d = d,
+                                   .eps = 1e-6f},
+                                  cpu.stream));
+    return y;
+  };
+  const std::vector<float> plain = run({});
+  const std::vector<float> y = run(
+      {{{orders[0].places.data(), orders[0].width()}, {orders[1].places.data(), orders[1].width()}},
+       2});
+  ExpectOrdered(y, 0, plain, orders[0], t);
+  ExpectOrdered(y, t * orders[0].width(), plain, orders[1], t);
+}
+
 inline void ExpectResidualOnlyWithoutWeight(Communicator& group) {
   CpuStream cpu;
   constexpr int64_t kT = 3, kD = 40;
@@ -199,6 +228,9 @@ inline void ExpectArgumentErrors(Communicator& group) {
               invalid);
   EXPECT_THAT(group.AllReduceNorm({.partial = &x, .residual = &x, .weight = &x, .t = 1, .d = 1},
                                   cpu.stream),
+              invalid);
+  EXPECT_THAT(group.AllReduceNorm(
+                  {.partial = &x, .residual = &x, .copies = {{}, 4}, .t = 0, .d = 1}, cpu.stream),
               invalid);
   EXPECT_THAT(group.AllGather(&x, &x, -1, cpu.stream), invalid);
   EXPECT_THAT(group.Send(&x, -1, 0, cpu.stream), invalid);

@@ -42,6 +42,10 @@ TEST_P(LoopbackTest, SumIsCloseToDouble) {
 TEST_P(LoopbackTest, SumOfBf16IsRoundedOnce) {
   OnEvery([](Communicator& c) { testing::ExpectBf16SumRoundedOnce(c, 33); });
 }
+TEST_P(LoopbackTest, AllReduceNormWritesTheOrdersAskedFor) {
+  OnEvery([](Communicator& c) { testing::ExpectAllReduceNormInOrders(c, 3, 136); });
+}
+
 TEST_P(LoopbackTest, AllReduceNormMatchesFormula) {
   OnEvery([](Communicator& c) { testing::ExpectAllReduceNorm(c, 3, 136); });
 }

@@ -41,6 +41,10 @@ TEST_F(MpiCommunicatorTest, SumIsCloseToDouble) { testing::ExpectSumCloseToDoubl
 TEST_F(MpiCommunicatorTest, SumOfBf16IsRoundedOnce) {
   testing::ExpectBf16SumRoundedOnce(*group_, 37);
 }
+TEST_F(MpiCommunicatorTest, AllReduceNormWritesTheOrdersAskedFor) {
+  testing::ExpectAllReduceNormInOrders(*group_, 3, 136);
+}
+
 TEST_F(MpiCommunicatorTest, AllReduceNormMatchesFormula) {
   testing::ExpectAllReduceNorm(*group_, 1, 136);
   testing::ExpectAllReduceNorm(*group_, 45, 512);

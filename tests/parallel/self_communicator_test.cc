@@ -12,6 +12,12 @@ TEST(SelfCommunicator, SumOfOneRankIsItself) {
   auto self = NewSelfCommunicator(testing::CommunicatorOps());
   testing::ExpectSumInRankOrder(*self, 100);
 }
+
+TEST(SelfCommunicator, AllReduceNormWritesTheOrdersAskedFor) {
+  auto self = NewSelfCommunicator(testing::CommunicatorOps());
+  testing::ExpectAllReduceNormInOrders(*self, 3, 136);
+}
+
 TEST(SelfCommunicator, AllReduceNormMatchesFormula) {
   auto self = NewSelfCommunicator(testing::CommunicatorOps());
   testing::ExpectAllReduceNorm(*self, 2, 64);

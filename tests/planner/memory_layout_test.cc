@@ -132,23 +132,46 @@ TEST(MemoryLayout, QuantizedMatricesTakeTheirFormatsBytes) {
     };
     EXPECT_EQ(bytes.at("layers.0.qkv"), rounded(256, 64)) << name;
     EXPECT_EQ(bytes.at("layers.0.down"), rounded(64, 256)) << name;
-    EXPECT_EQ(bytes.count("normed") + bytes.count("permuted") + bytes.count("split"), 0u) << name;
+    EXPECT_EQ(bytes.count("normed") + bytes.count("split"), 0u) << name;
   }
 }
 
-TEST(MemoryLayout, AnInputOrderNeedsRowsForItAndForTheNorm) {
-  LayoutInput in = Small();
+// `in`, GPTQ in groups of 32, with act-order in the modules named: the first `odd` inputs are the
+// last group's.
+LayoutInput WithActOrder(LayoutInput in, const std::vector<std::string>& names, int odd) {
   in.config.quant = {QuantMethod::kGptq, 4, 32, true};
   QuantModules modules = {.base = in.config.quant};
-  for (const LinearModule& m : LinearModules(in.config))
-    modules.modules[m.name].format = in.config.quant;
-  auto& g_idx = modules.modules["model.layers.0.self_attn.q_proj"].g_idx;
-  for (int i = 0; i < 64; ++i) g_idx.push_back(i % 2);
+  for (const LinearModule& m : LinearModules(in.config)) {
+    QuantModule& module = modules.modules[m.name];
+    module.format = in.config.quant;
+    for (const std::string& name : names) {
+      if (m.name != "model.layers.0." + name) continue;
+      for (int64_t k = 0; k < m.k; ++k)
+        module.g_idx.push_back(static_cast<int32_t>((k < odd ? m.k - 1 : k - odd) / 32));
+    }
+  }
   in.config.quant_modules = std::make_shared<const QuantModules>(std::move(modules));
-  const auto bytes = BytesByName(in);
-  EXPECT_EQ(bytes.at("normed"), 32 * 64 * 4);
-  EXPECT_EQ(bytes.at("permuted"), 32 * 64 * 4);
+  return in;
+}
+
+TEST(MemoryLayout, MatricesOfDifferentInputOrdersEachHaveACopyOfTheNorm) {
+  const auto bytes = BytesByName(WithActOrder(Small(), {"self_attn.q_proj"}, 32));
+  EXPECT_EQ(bytes.at("normed"), 32 * 3 * 64 * 4);
   EXPECT_EQ(bytes.at("split"), 32 * 128 * 4);  // q's rows
+}
+
+TEST(MemoryLayout, OneInputOrderTakesTheNormOnce) {
+  const auto bytes = BytesByName(
+      WithActOrder(Small(), {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, 32));
+  EXPECT_EQ(bytes.at("normed"), 32 * 64 * 4);
+  EXPECT_EQ(bytes.count("split"), 0u);
+}
+
+// Rank 0 has inputs 0 to 63 of o: 5 of group 3, 32 of group 0, 27 of group 1, which take 16, 32 and
+// 32 places. Rows of 128 (qkv), 64 (q) and 80 floats for each of 32 tokens.
+TEST(MemoryLayout, PaddingOfAttentionsOrderIsInItsRows) {
+  const auto bytes = BytesByName(WithActOrder(Small(2), {"self_attn.o_proj"}, 5));
+  EXPECT_EQ(bytes.at("scratch"), 32 * (128 + 64 + 80) * 4);
 }
 
 }  // namespace

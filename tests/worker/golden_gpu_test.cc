@@ -121,7 +121,10 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, GoldenGpuTest,
                          ::testing::Values("tiny-qwen2", "models/llama3-f16-sharded",
                                            "models/llama-odd-vocab-f32", "models/qwen3-bf16",
                                            "models/qwen2-yarn-bf16",
-                                           "models/qwen2-mqa-7-layers-bf16"),
+                                           "models/qwen2-mqa-7-layers-bf16",
+                                           "models/gptq-int4-act-g32-qwen3",
+                                           "models/gptq-int4-asym-act-g32-llama3",
+                                           "models/gptq-v2-int4-asym-act-g32-qwen3"),
                          [](const ::testing::TestParamInfo<const char*>& info) {
                            std::string name = info.param;
                            for (char& c : name) {

@@ -65,6 +65,24 @@ TEST(PackedWeights, ZeroPointsThatAreNotSymmetricAreDataLossThatNamesBoth) {
                                                HasSubstr("symmetric"))));
 }
 
+// A stored field of all ones, a zero point of 0, is fine but in a file of AutoGPTQ.
+TEST(PackedWeights, ZeroPointsThatAutoGptqLosesAreWarnedOf) {
+  const auto log_of = [](const std::string& zeros, const json& metadata) {
+    QuantCheckpoint files;
+    files.quant()["sym"] = false;
+    files.metadata() = metadata;
+    files.tensors()[kZeros].bytes = zeros;
+    ::testing::internal::CaptureStderr();
+    EXPECT_OK(LoadFiles(files));
+    return ::testing::internal::GetCapturedStderr();
+  };
+  const json auto_gptq = {{"auto_gptq_version", "0.7.1"}};
+  EXPECT_THAT(log_of("\x7f", auto_gptq),
+              AllOf(HasSubstr("down_proj.qzeros"), HasSubstr("AutoGPTQ loses")));
+  EXPECT_EQ(log_of("\x77", auto_gptq), "");
+  EXPECT_EQ(log_of("\x7f", {{"format", "pt"}}), "");
+}
+
 TEST(PackedWeights, AScaleThatIsNotFiniteIsDataLoss) {
   QuantCheckpoint files;
   files.tensors()["model.layers.0.mlp.down_proj.scales"].bytes = std::string("\x00\x7c", 2);

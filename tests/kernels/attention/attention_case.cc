@@ -7,6 +7,7 @@
 
 #include "kernels/attention/paged_attention_config.h"
 #include "tests/kernels/rope/rope_case.h"
+#include "tests/support/column_order.h"
 
 namespace tessera::testing {
 namespace {
@@ -114,6 +115,19 @@ void ExpectCache(const AttentionCase& c, const std::vector<float>& got,
                           : c.shape.dtype == DType::kBf16 ? 0x1p-7
                                                           : 0x1p-10;
   ExpectNear(got, want, relative, exact ? 0 : 4e-6);
+}
+
+std::vector<float> InColumnOrder(const std::vector<float>& out, const ColumnOrder& order) {
+  const size_t columns = order.places.size(), width = order.source.size();
+  std::vector<float> rows(out.size() / width * columns, kNan);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const int32_t column = order.source[i % width];
+    if (column < 0)
+      EXPECT_EQ(out[i], 0.f) << "place " << i % width << " of row " << i / width;
+    else
+      rows[i / width * columns + static_cast<size_t>(column)] = out[i];
+  }
+  return rows;
 }
 
 void DealBlocks(AttentionCase& c, uint64_t shuffle_seed) {
@@ -233,7 +247,9 @@ std::vector<float> RunAttention(const OpDevice& on, const AttentionCase& c) {
   const auto kv_index = on.Upload(c.kv_index);
   const auto block_table = on.Upload(c.block_table), seq_slot = on.Upload(c.seq_slot),
              q_start = on.Upload(c.q_start), context = on.Upload(c.context);
-  const FloatArray out = on.Output(s.dtype, t * s.h * s.e);
+  const ColumnOrder order = RandomOrder(s.h * s.e, 77);
+  const auto places = on.Upload(order.places);
+  const FloatArray out = on.Output(s.dtype, t * (c.ordered ? order.width() : s.h * s.e));
   const auto facts = on.runtime().Facts();
   TESSERA_CHECK(facts.ok(), facts.status().ToString());
   const auto count = static_cast<int64_t>(c.sequences.size());
@@ -258,6 +274,7 @@ std::vector<float> RunAttention(const OpDevice& on, const AttentionCase& c) {
                 .norm_eps = kNormEps};
   a.reads = c.reads;
   a.out = out.data();
+  if (c.ordered) a.out_order = {places.data(), order.width()};
   a.t = t;
   a.s = count;
   a.h = s.h;
@@ -282,7 +299,7 @@ std::vector<float> RunAttention(const OpDevice& on, const AttentionCase& c) {
 #endif
   ExpectCache(c, k_cache.Read(), c.k_cache, /*exact=*/false);
   ExpectCache(c, v_cache.Read(), c.v_cache, /*exact=*/true);
-  return out.Read();
+  return c.ordered ? InColumnOrder(out.Read(), order) : out.Read();
 }
 
 void ExpectNear(const std::vector<float>& out, const AttentionReference& reference,

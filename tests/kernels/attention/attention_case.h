@@ -41,6 +41,7 @@ struct AttentionCase {
   int64_t extra_rows = 0;   // rows after the last sequence's
   int64_t max_context = 0;  // the host bound given to the op; 0: the largest context
   CacheReads reads = CacheReads::kInOrder;
+  bool ordered = false;  // the op writes its columns in an order of their own
 };
 
 // `shuffle_seed` deals other blocks and slots to the same data.
@@ -59,7 +60,8 @@ AttentionReference ReferenceAttention(const AttentionCase& c);
 void MakeUniform(AttentionCase& c);
 
 // Runs the op of `on`'s device into a poisoned, guarded output. The cache starts with NaN for the
-// new tokens of decode rows; expects it to end as the case has it, and nothing else to change.
+// new tokens of decode rows; expects it to end as the case has it, and nothing else to change. Of
+// an ordered output, expects zeros where no column is, and gives the rows back in column order.
 std::vector<float> RunAttention(const OpDevice& on, const AttentionCase& c);
 
 // Expects |out - reference| <= relative * magnitude + 1e-6 everywhere; reports the worst.

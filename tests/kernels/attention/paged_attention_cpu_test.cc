@@ -77,6 +77,15 @@ TEST_F(PagedAttentionCpuTest, ContextBeyondTheTableIsCutToIt) {
   EXPECT_THAT(RunAttention(cpu(), c), ::testing::Each(::testing::FloatNear(0.5f, 1e-5f)));
 }
 
+TEST_F(PagedAttentionCpuTest, AnOrderOfTheOutputNeverChangesABit) {
+  AttentionCase c =
+      MakeAttentionCase({.h = 10, .g = 2, .e = 32}, {{1, 37}, {1, 1, true}, {5, 40}, {3, 3, true}});
+  c.extra_rows = 2;
+  const std::vector<float> plain = RunAttention(cpu(), c);
+  c.ordered = true;
+  EXPECT_EQ(RunAttention(cpu(), c), plain);
+}
+
 TEST_F(PagedAttentionCpuTest, ThreadCountNeverChangesABit) {
   const AttentionCase c = MakeAttentionCase({.h = 14, .g = 2}, {{1, 99}, {1, 7}, {13, 200}});
   const std::vector<float> one = RunOnThreads(1, c);

@@ -90,6 +90,24 @@ TEST_F(PagedAttentionCudaTest, EarlyReadsGiveTheSameBits) {
   }
 }
 
+// Decode of few and of many sequences, split contexts, prefill, rows of no sequence.
+TEST_F(PagedAttentionCudaTest, AnOrderOfTheOutputNeverChangesABit) {
+  for (const DType dtype : {DType::kBf16, DType::kF16})
+    for (const int64_t e : {32, 64, 128})
+      for (const std::vector<AttentionSequence>& sequences :
+           {std::vector<AttentionSequence>{{1, 3000}},
+            {{1, 40}, {1, 2500}, {1, 9, true}, {70, 200}, {3, 3, true}},
+            {{300, 301}, {7, 60}},
+            Among(kMany, {{1, 5000}, {1, 9, true}})}) {
+        SCOPED_TRACE(absl::StrCat(Name(dtype), " e ", e, " sequences ", sequences.size()));
+        AttentionCase c = MakeAttentionCase({.h = 28, .g = 4, .e = e, .dtype = dtype}, sequences);
+        c.extra_rows = 3;
+        const std::vector<float> plain = RunAttention(gpu(), c);
+        c.ordered = true;
+        EXPECT_EQ(RunAttention(gpu(), c), plain);
+      }
+}
+
 TEST_F(PagedAttentionCudaTest, DecodeAgreesOnLongContexts) {
   const AttentionShape shape{.h = 28, .g = 4, .e = 128, .block_size = 64, .dtype = DType::kBf16};
   ExpectAgrees(MakeAttentionCase(shape, {{1, 9001}}));

@@ -6,18 +6,23 @@
 
 #include <cuda_runtime_api.h>
 
+#include "common/float16.h"
 #include "kernels/comm/one_shot_all_reduce.h"
 #include "kernels/comm/one_shot_gather.h"
 #include "kernels/comm/residual_add.h"
 #include "tests/kernels/comm/comm_reference.h"
+#include "tests/support/column_order.h"
 #include "tests/support/status_matchers.h"
 
 namespace tessera {
 namespace {
 
 using ::testing::_;
+using testing::ColumnOrder;
+using testing::ExpectOrdered;
 using testing::NormCase;
 using testing::RandomBf16;
+using testing::RandomOrder;
 using testing::StatusIs;
 
 #define ASSERT_CUDA(call) ASSERT_EQ(call, cudaSuccess)
@@ -157,6 +162,55 @@ TEST_F(OneShotTest, NormMatchesDoubleAndIsBitEqualAcrossRanks) {
                    static_cast<int>(t * 7 + d));
       }
     }
+}
+
+// The same bits as without copies, which the case before checks.
+TEST_F(OneShotTest, CopiesFollowOneAnotherInTheirOrders) {
+  for (const int64_t d : {8, 1032, 8192}) {
+    SCOPED_TRACE(d);
+    const NormCase c = {.ranks = 2, .t = 3, .d = d};
+    const OneShotShape shape = ChooseOneShotShape(2 * d, 90);
+    FakePeers peers(c.ranks, PeerRegionBytes(c.ranks, c.t, d, DType::kBf16));
+    const std::vector<uint16_t> before = RandomBf16(1, 50, c.t * d), weight = RandomBf16(1, 51, d);
+    const ColumnOrder first = RandomOrder(d, 1), last = RandomOrder(d, 2);
+    const DeviceVector<int32_t> first_list(first.places), last_list(last.places);
+    const ColumnCopies copies = {
+        {{first_list.data, first.width()}, {}, {last_list.data, last.width()}}, 3};
+    const auto run = [&](const ColumnCopies& in) {
+      const std::vector<uint16_t> none(static_cast<size_t>(c.t * in.Width(d)), 0xffff);
+      std::vector<std::unique_ptr<NormRank>> ranks;
+      std::vector<std::unique_ptr<DeviceVector<uint16_t>>> y;
+      for (int r = 0; r < c.ranks; ++r) {
+        ranks.push_back(std::make_unique<NormRank>(c, 1, r, before, weight));
+        y.push_back(std::make_unique<DeviceVector<uint16_t>>(none));
+      }
+      for (int r = 0; r < c.ranks; ++r) {
+        OneShotAllReduceNormArgs args = ArgsFor(peers, r, c, *ranks[static_cast<size_t>(r)], shape);
+        args.y = y[static_cast<size_t>(r)]->data;
+        args.copies = in;
+        EXPECT_OK(LaunchOneShotAllReduceNorm(args, peers.stream(r)));
+      }
+      EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      std::vector<float> values;
+      for (const uint16_t bits : y[1]->Get()) values.push_back(Bf16ToFloat(bits));
+      return values;
+    };
+    const std::vector<float> plain = run({}), got = run(copies);
+    ExpectOrdered(got, 0, plain, first, c.t);
+    const auto middle = got.begin() + c.t * first.width();
+    EXPECT_EQ(std::vector<float>(middle, middle + c.t * d), plain);
+    ExpectOrdered(got, c.t * (first.width() + d), plain, last, c.t);
+  }
+}
+
+TEST_F(OneShotTest, AnOrderNarrowerThanTheRowIsInvalid) {
+  OneShotAllReduceNormArgs args = {.t = 1, .d = 64};
+  args.peers.cells = 1;
+  args.shape = {1, 1};
+  const int32_t unread = 0;
+  args.copies = {{{&unread, 48}}, 1};
+  EXPECT_THAT(LaunchOneShotAllReduceNorm(args, nullptr),
+              StatusIs(absl::StatusCode::kInvalidArgument, _));
 }
 
 TEST_F(OneShotTest, EveryShapeOfARowGivesTheFormula) {

@@ -1,4 +1,4 @@
-// gather_columns and silu_mul on the CPU.
+// copy_columns and silu_mul on the CPU.
 
 #include <cmath>
 #include <vector>
@@ -6,7 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kernels/gemm/gather_columns.h"
+#include "kernels/gemm/copy_columns.h"
 #include "kernels/gemm/silu_mul.h"
 #include "tests/support/status_matchers.h"
 
@@ -17,33 +17,19 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::StatusIs;
 
-TEST(GatherColumns, OrdersColumnsAndFillsWhereThereIsNone) {
-  const std::vector<float> x = {1, 2, 3, 4, 5, 6};
-  const std::vector<int32_t> order = {2, -1, 0, 0};
-  std::vector<float> y(8, 9.f);
-  ASSERT_OK(GatherColumnsCpu({.x = x.data(),
-                              .order = order.data(),
-                              .y = y.data(),
-                              .t = 2,
-                              .n = 4,
-                              .x_stride = 3,
-                              .y_stride = 4},
-                             {}));
-  EXPECT_THAT(y, ElementsAre(3, 0, 1, 1, 6, 0, 4, 4));
-}
-
-TEST(GatherColumns, WithoutOrderItPlacesRowsInWiderOnes) {
+TEST(CopyColumns, RowsLieInWiderOnes) {
   const std::vector<float> x = {1, 2, 3, 4};
   std::vector<float> y(6, 9.f);
-  ASSERT_OK(GatherColumnsCpu(
-      {.x = x.data(), .y = y.data() + 1, .t = 2, .n = 2, .x_stride = 2, .y_stride = 3}, {}));
+  ASSERT_OK(CopyColumnsCpu({.x = x.data(), .y = y.data() + 1, .t = 2, .n = 2, .y_stride = 3}, {}));
   EXPECT_THAT(y, ElementsAre(9, 1, 2, 9, 3, 4));
 }
 
-TEST(GatherColumns, RefusesWhatItDoesNotKnow) {
-  EXPECT_THAT(GatherColumnsCpu({.t = -1}, {}),
+TEST(CopyColumns, RefusesWhatItDoesNotKnow) {
+  EXPECT_THAT(CopyColumnsCpu({.t = -1}, {}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("t=-1")));
-  EXPECT_THAT(GatherColumnsCpu({.dtype = DType::kBf16}, {}),
+  EXPECT_THAT(CopyColumnsCpu({.t = 1, .n = 4, .y_stride = 3}, {}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("y_stride=3")));
+  EXPECT_THAT(CopyColumnsCpu({.dtype = DType::kBf16}, {}),
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("bf16")));
 }
 

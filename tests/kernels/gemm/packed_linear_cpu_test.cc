@@ -2,6 +2,7 @@
 #include <limits>
 #include <vector>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "kernels/gemm/linear.h"
@@ -13,7 +14,7 @@
 namespace tessera {
 namespace {
 
-using ::testing::_;
+using ::testing::HasSubstr;
 using testing::StatusIs;
 
 constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
@@ -113,7 +114,10 @@ TEST(PackedLinearCpu, RowDoesNotDependOnTheOtherRows) {
 
 class PackedLinearErrors : public ::testing::Test {
  protected:
-  absl::Status Call() { return LinearCpu(args_, {.device = Device::kCpu, .pool = &pool_}); }
+  void ExpectInvalid(const char* message) {
+    EXPECT_THAT(LinearCpu(args_, {.device = Device::kCpu, .pool = &pool_}),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(message)));
+  }
 
   CpuPool pool_{1};
   const PackedInputs in_ = RandomPacked({.linear = {.t = 1, .n = 16, .k = 256}}, 1);
@@ -124,31 +128,39 @@ class PackedLinearErrors : public ::testing::Test {
 
 TEST_F(PackedLinearErrors, OtherSizesThanTheLayersAreInvalid) {
   args_.packed.n = 8;
-  EXPECT_THAT(Call(), StatusIs(absl::StatusCode::kInvalidArgument, _));
+  ExpectInvalid("packed.n=8, the product's is 16");
   args_.packed.n = 16;
   args_.packed.k = 128;
-  EXPECT_THAT(Call(), StatusIs(absl::StatusCode::kInvalidArgument, _));
+  ExpectInvalid("packed.k=128, the product's is 256");
+}
+
+TEST_F(PackedLinearErrors, SizesThatTheLayoutHasNotAreInvalid) {
+  args_.packed.n = args_.n = 12;
+  ExpectInvalid("packed.n=12 is not a multiple of 8");
+  args_.packed.n = args_.n = 16;
+  args_.packed.k = args_.k = 248;
+  ExpectInvalid("packed.k=248 is not a multiple of 16");
 }
 
 TEST_F(PackedLinearErrors, OtherBitsAreInvalid) {
   args_.packed.bits = 3;
-  EXPECT_THAT(Call(), StatusIs(absl::StatusCode::kInvalidArgument, _));
+  ExpectInvalid("packed.bits=3");
 }
 
 TEST_F(PackedLinearErrors, GroupsThatDoNotCoverKAreInvalid) {
   args_.packed.groups = 1;
-  EXPECT_THAT(Call(), StatusIs(absl::StatusCode::kInvalidArgument, _));
+  ExpectInvalid("packed.groups=1 of 128 for k=256, needs 2");
 }
 
 TEST_F(PackedLinearErrors, OddGroupsAreInvalid) {
   args_.packed.group = 96;
   args_.packed.groups = 3;
-  EXPECT_THAT(Call(), StatusIs(absl::StatusCode::kInvalidArgument, _));
+  ExpectInvalid("packed.group=96");
 }
 
 TEST_F(PackedLinearErrors, MissingScalesAreInvalid) {
   args_.packed.scales = nullptr;
-  EXPECT_THAT(Call(), StatusIs(absl::StatusCode::kInvalidArgument, _));
+  ExpectInvalid("packed.scales");
 }
 
 }  // namespace

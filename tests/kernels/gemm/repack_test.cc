@@ -71,7 +71,7 @@ class RepackTest : public ::testing::TestWithParam<int> {
                          int64_t j) {
     const PackedPlace place = PackedPlaceOf(a.bits, j);
     const auto at = static_cast<size_t>(PackedRowAt(a.bits, a.k, row) + place.byte);
-    return packed[at] >> place.shift & ((1u << a.bits) - 1);
+    return static_cast<uint32_t>(packed[at] >> place.shift) & ((1u << a.bits) - 1);
   }
 
   std::unique_ptr<Runtime> runtime_;

@@ -7,6 +7,7 @@
 
 #include "kernels/norm/rms_norm.h"
 #include "kernels/runtime/cpu_pool.h"
+#include "tests/support/column_order.h"
 #include "tests/support/op_fixture.h"
 #include "tests/support/status_matchers.h"
 
@@ -14,6 +15,9 @@ namespace tessera {
 namespace {
 
 using ::testing::_;
+using testing::ColumnOrder;
+using testing::ExpectOrdered;
+using testing::RandomOrder;
 using testing::SeededRandom;
 using testing::StatusIs;
 
@@ -110,6 +114,43 @@ TEST_F(RmsNormCpuTest, AddWithoutResidualOrWithRowsIsInvalid) {
 TEST_F(RmsNormCpuTest, HalfIsUnimplemented) {
   EXPECT_THAT(Call({.t = 1, .d = 8, .dtype = DType::kBf16}),
               StatusIs(absl::StatusCode::kUnimplemented, _));
+}
+
+// Two orders with the plain row between them, as q, k and v may want.
+TEST_F(RmsNormCpuTest, CopiesFollowOneAnotherInTheirOrders) {
+  SeededRandom random(5);
+  constexpr int64_t kT = 3, kD = 200;
+  const auto x = random.Normal(kT * kD, 1.f), weight = random.Normal(kD, 1.f);
+  const std::vector<int32_t> rows = {1, -1, 0};
+  std::vector<float> plain(kT * kD, kPoison);
+  RmsNormArgs args = {.x = x.data(),
+                      .weight = weight.data(),
+                      .y = plain.data(),
+                      .rows = rows.data(),
+                      .t = kT,
+                      .d = kD,
+                      .eps = 1e-6f};
+  ASSERT_OK(Call(args));
+  const ColumnOrder first = RandomOrder(kD, 1), last = RandomOrder(kD, 2);
+  std::vector<float> y(static_cast<size_t>(kT * (first.width() + kD + last.width())), kPoison);
+  args.y = y.data();
+  args.copies = {{{first.places.data(), first.width()}, {}, {last.places.data(), last.width()}}, 3};
+  ASSERT_OK(Call(args));
+  ExpectOrdered(y, 0, plain, first, kT);
+  const auto middle = y.begin() + kT * first.width();
+  EXPECT_EQ(std::vector<float>(middle, middle + kT * kD), plain);
+  ExpectOrdered(y, kT * (first.width() + kD), plain, last, kT);
+}
+
+TEST_F(RmsNormCpuTest, OrdersThatDoNotHoldTheRowAreInvalid) {
+  const std::vector<int32_t> places(24);
+  for (const int64_t width : {16, 24}) {
+    RmsNormArgs args = {.t = 1, .d = 24};
+    args.copies = {{{places.data(), width}}, 1};
+    EXPECT_THAT(Call(args), StatusIs(absl::StatusCode::kInvalidArgument, _)) << width;
+  }
+  EXPECT_THAT(Call({.copies = {{}, 4}, .t = 1, .d = 24}),
+              StatusIs(absl::StatusCode::kInvalidArgument, _));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/norm/rms_norm.h"
+#include "tests/support/column_order.h"
 #include "tests/support/op_fixture.h"
 #include "tests/support/status_matchers.h"
 
@@ -12,7 +13,10 @@ namespace tessera {
 namespace {
 
 using ::testing::_;
+using testing::ColumnOrder;
+using testing::ExpectOrdered;
 using testing::FloatArray;
+using testing::RandomOrder;
 using testing::RoundedTo;
 using testing::SeededRandom;
 using testing::StatusIs;
@@ -141,6 +145,47 @@ TEST_F(RmsNormGpu, AddWithoutResidualIsInvalid) {
 TEST_F(RmsNormGpu, F32IsUnimplemented) {
   EXPECT_THAT(RmsNormCuda({.t = 1, .d = 8}, gpu().stream()),
               StatusIs(absl::StatusCode::kUnimplemented, _));
+}
+
+// The same bits as without copies, padding rows and all widths of a thread's share included.
+TEST_F(RmsNormGpu, CopiesFollowOneAnotherInTheirOrders) {
+  SeededRandom random(5);
+  for (const DType dtype : {DType::kBf16, DType::kF16})
+    for (const int64_t d : {8, 264, 3584, 8200, 16384}) {
+      SCOPED_TRACE(d);
+      constexpr int64_t kT = 4;
+      const FloatArray x = gpu().Upload(dtype, random.Normal(kT * d, 1.f));
+      const FloatArray weight = gpu().Upload(dtype, random.Normal(d, 1.f));
+      const auto rows = gpu().Upload<int32_t>({2, -1, 0, 3});
+      const FloatArray plain = gpu().Output(dtype, kT * d);
+      RmsNormArgs args = {.x = x.data(),
+                          .weight = weight.data(),
+                          .y = plain.data(),
+                          .rows = rows.data(),
+                          .t = kT,
+                          .d = d,
+                          .eps = 1e-6f,
+                          .dtype = dtype};
+      ASSERT_OK(RmsNormCuda(args, gpu().stream()));
+      const ColumnOrder first = RandomOrder(d, 1), last = RandomOrder(d, 2);
+      const auto first_list = gpu().Upload(first.places), last_list = gpu().Upload(last.places);
+      const FloatArray y = gpu().Output(dtype, kT * (first.width() + d + last.width()));
+      args.y = y.data();
+      args.copies = {{{first_list.data(), first.width()}, {}, {last_list.data(), last.width()}}, 3};
+      ASSERT_OK(RmsNormCuda(args, gpu().stream()));
+      const std::vector<float> got = y.Read(), want = plain.Read();
+      ExpectOrdered(got, 0, want, first, kT);
+      const auto middle = got.begin() + kT * first.width();
+      EXPECT_EQ(std::vector<float>(middle, middle + kT * d), want);
+      ExpectOrdered(got, kT * (first.width() + d), want, last, kT);
+    }
+}
+
+TEST_F(RmsNormGpu, OrdersPastSharedMemoryAreInvalid) {
+  RmsNormArgs args = {.t = 1, .d = 24000, .dtype = DType::kBf16};
+  const int32_t unread = 0;
+  args.copies = {{{&unread, 24016}}, 1};
+  EXPECT_THAT(RmsNormCuda(args, gpu().stream()), StatusIs(absl::StatusCode::kInvalidArgument, _));
 }
 
 }  // namespace
