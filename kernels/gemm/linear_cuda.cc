@@ -86,16 +86,17 @@ absl::Status ManyRows(const LinearArgs& a, const LinearWorkspace& parts, cudaStr
 absl::Status PackedLinear(LinearArgs& a, const GemvGpu& gpu, const Stream& stream) {
   const LinearWorkspace parts = SplitLinearWorkspace(a);
   const bool normed = a.norm_weight != nullptr;
-  if (a.t <= kPackedGemvMaxRows && a.k > 0 && a.n % kPackedTileRows == 0) {
-    const PackedGemvPlan plan = PlanPackedGemv(gpu, {.t = a.t,
-                                                     .n = a.n,
-                                                     .k = a.k,
-                                                     .gated = a.gated,
-                                                     .normed = normed,
-                                                     .bits = a.packed.bits,
-                                                     .group = a.packed.group,
-                                                     .ragged = a.packed.group_of_step != nullptr,
-                                                     .zeros = a.packed.zeros != nullptr});
+  const PackedGemvProblem problem = {.t = a.t,
+                                     .n = a.n,
+                                     .k = a.k,
+                                     .gated = a.gated,
+                                     .normed = normed,
+                                     .bits = a.packed.bits,
+                                     .group = a.packed.group,
+                                     .ragged = a.packed.group_of_step != nullptr,
+                                     .zeros = a.packed.zeros != nullptr};
+  if (PackedGemvServes(problem)) {
+    const PackedGemvPlan plan = PlanPackedGemv(gpu, problem);
     if (plan.shared_bytes <= gpu.shared_bytes) return LaunchPackedGemv(a, plan, stream.cuda);
   }
   if (normed) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));

@@ -55,7 +55,8 @@ absl::Status LaunchPackedGemv(const LinearArgs& a, const PackedGemvPlan& plan,
         absl::StrCat("packed linear: dtype ", Name(a.dtype), ", not bf16 or f16"));
   packed_gemv::Params params = {a, plan, {}, {}, {}};
   if (CurrentGpu().major >= 9) RETURN_IF_ERROR(MapWeights(a, plan, params));
-  const size_t index = packed_gemv::KernelIndex(a.packed.bits, plan.segment, plan.form);
+  const size_t index =
+      packed_gemv::KernelIndex(a.packed.bits, a.packed.zeros != nullptr, plan.segment, plan.form);
   const packed_gemv::KernelFn kernel =
       a.dtype == DType::kBf16 ? packed_gemv::KernelBf16(index) : packed_gemv::KernelF16(index);
   RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

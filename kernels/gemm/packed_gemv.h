@@ -1,4 +1,4 @@
-// The few-row linear kernel over packed weights: one pass over them for up to 16 rows of x.
+// The few-row linear kernel over packed weights: one pass over them for up to 8 rows of x.
 #pragma once
 
 #include <absl/status/status.h>
@@ -8,7 +8,7 @@
 
 namespace tessera {
 
-// Enqueues y for args.t in [1, kPackedGemvMaxRows] and args.packed as LinearCuda does; checked
+// Enqueues y for args that PackedGemvServes(), as LinearCuda does; checked
 // args, no workspace used. `plan` is PlanPackedGemv()'s for the current device and args, within the
 // device's shared memory; args.norm_weight may be set only when it was planned for.
 //

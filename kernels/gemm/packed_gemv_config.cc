@@ -13,15 +13,21 @@ constexpr int64_t kTileRows = kPackedTileRows;
 constexpr int64_t kHalfBytes = 2, kFloatBytes = 4;
 constexpr int64_t kRowPad = 16;     // bytes after a row of x, so that eight lie in different banks
 constexpr int64_t kBoxAlign = 128;  // of what TMA writes
-constexpr int64_t kStageBarriers = 16;
-constexpr int64_t kRowBytes = kPackedGemvMaxRows * (2 + 1) * kFloatBytes;  // see Shared
+constexpr int64_t kStageBarriers = 16, kReadyBytes = 16;
+// See Shared in packed_gemv_kernel.cuh.
+constexpr int64_t kRowBytes = (2 * kPackedGemvXParts + kPackedGemvMaxRows) * kFloatBytes;
 constexpr int64_t kGroupBytes = 16 * 1024;  // of partial sums between two barriers, twice
 // Of a block that leaves room for those of the next two kernels; CUDA keeps 1 KB for each.
 constexpr int64_t kSmallShared = 74 * 1024;
+constexpr int64_t kEarlyBytes = 72 * 1024;
 constexpr int kGoodStages = 3;
 constexpr int kIdleWarps = 6;  // whose slots a round leaves empty
-// Packed weights past this size are worth all of a multiprocessor.
+// Packed weights past this size, or k past so many rounds of few warps, are worth all of a
+// multiprocessor (packed_gemm_bench m1, H200, 2026-11-21).
 constexpr int64_t kLargeBytes = 20'000'000;
+constexpr int64_t kSmallRounds = 5;
+// Past this x the many-row kernel is faster (packed_gemm_bench rows, H200, 2026-11-21).
+constexpr int64_t kMaxXBytes = 80 * 1024;
 
 int Int(int64_t value) { return static_cast<int>(value); }
 
@@ -43,6 +49,12 @@ int64_t BlockTiles(const PackedGemvPlan& plan) {
   return plan.block_tiles + (plan.larger_blocks > 0 ? 1 : 0);
 }
 
+PackedGemvForm FormOf(const PackedGemvProblem& p, int64_t chunks) {
+  const bool large = Parts(p) * p.n * PackedRowBytes(p.bits, p.k) >= kLargeBytes;
+  const int64_t rounds = CeilDiv(chunks, PackedGemvMaxWarps(PackedGemvForm::kSmall));
+  return large || rounds > kSmallRounds ? PackedGemvForm::kLarge : PackedGemvForm::kSmall;
+}
+
 // Cuts a block's outputs into strips of at most `pairs` pairs of tiles.
 void SetStrips(PackedGemvPlan& plan, const PackedGemvProblem& p, int64_t pairs) {
   const int64_t tiles = BlockTiles(plan), pair_tiles = p.gated ? 1 : 2;
@@ -53,11 +65,10 @@ void SetStrips(PackedGemvPlan& plan, const PackedGemvProblem& p, int64_t pairs) 
   plan.rounds = Int(CeilDiv(plan.chunks, plan.warps));
 }
 
-// Issue slots of a scheduler for the block's stages: a pair of tiles of a chunk takes about 95, a
-// chunk 40 besides, with more than 8 rows of x 115 and 50, a strip 40 (sm_90a).
+// Issue slots of a scheduler for the block's stages: a pair of tiles of a chunk takes about 98, a
+// chunk 40 besides, a strip 40 (sm_90a).
 double Slots(const PackedGemvPlan& plan) {
-  const bool wide = plan.form == PackedGemvForm::kWide;
-  const double chunk = (wide ? 115. : 95.) * plan.pairs + (wide ? 50 : 40);
+  const double chunk = 98. * plan.pairs + 40;
   return plan.strips * (plan.rounds * chunk + 40) * (plan.warps + kIdleWarps);
 }
 
@@ -67,7 +78,7 @@ void ChooseWork(PackedGemvPlan& plan, const PackedGemvProblem& p) {
 
   const int most = PackedGemvMaxWarps(plan.form);
   for (int warps = most; warps >= most * 3 / 5; --warps)
-    for (int pairs = kPackedGemvMaxPairs; pairs >= 1; --pairs) {
+    for (int pairs = PackedGemvMaxPairs(plan.form); pairs >= 1; --pairs) {
       plan.warps = warps;
       SetStrips(plan, p, pairs);
       const double slots = Slots(plan);
@@ -117,14 +128,16 @@ void SetGroups(PackedGemvPlan& plan, const PackedGemvProblem& p) {
 
 }  // namespace
 
+bool PackedGemvServes(const PackedGemvProblem& p) {
+  return p.t > 0 && p.t <= kPackedGemvMaxRows && p.n > 0 && p.n % kTileRows == 0 && p.k > 0 &&
+         p.t * p.k * kHalfBytes <= kMaxXBytes;
+}
+
 PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   PackedGemvPlan plan;
   plan.segment = SegmentOf(p);
-  const bool large = Parts(p) * p.n * PackedRowBytes(p.bits, p.k) >= kLargeBytes;
-  plan.form = p.t > 8 ? PackedGemvForm::kWide
-              : large ? PackedGemvForm::kLarge
-                      : PackedGemvForm::kSmall;
   plan.chunks = Int(CeilDiv(p.k, PackedBlock(p.bits)));
+  plan.form = FormOf(p, plan.chunks);
   plan.blocks = Int(std::min<int64_t>(gpu.sm_count, p.n / kTileRows));
   plan.block_tiles = Int(p.n / kTileRows / plan.blocks);
   plan.larger_blocks = Int(p.n / kTileRows % plan.blocks);
@@ -137,7 +150,7 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   const int64_t strip_partials = plan.warps * p.t * plan.row_floats * kFloatBytes;
   plan.group = Int(std::clamp<int64_t>(kGroupBytes / strip_partials, 1, plan.strips));
   const int64_t partials = strip_partials * plan.group * (plan.strips > plan.group ? 2 : 1);
-  const int64_t fixed = p.t * plan.x_stride + plan.norm_bytes + partials + kRowBytes +
+  const int64_t fixed = kReadyBytes + p.t * plan.x_stride + plan.norm_bytes + partials + kRowBytes +
                         (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
   const int64_t needed = int64_t{plan.strips} * plan.rounds;
   const int64_t stage = plan.stage_bytes + kStageBarriers;
@@ -147,6 +160,7 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   int64_t stages = plan.form == PackedGemvForm::kSmall ? stages_in(kSmallShared) : 0;
   if (stages < std::min<int64_t>(needed, kGoodStages)) stages = stages_in(gpu.shared_bytes);
   plan.stages = Int(std::max<int64_t>(stages, 1));
+  plan.early_stages = Int(std::clamp<int64_t>(kEarlyBytes / plan.stage_bytes, 1, plan.stages));
   plan.shared_bytes = plan.stages * stage + fixed;
   return plan;
 }

@@ -8,24 +8,32 @@
 
 namespace tessera {
 
-inline constexpr int kPackedGemvMaxRows = 16;  // rows of x
+inline constexpr int kPackedGemvMaxRows = 8;  // rows of x
 inline constexpr int kPackedGemvMaxStages = 8;
 
 // How a kernel is compiled. Small leaves a multiprocessor's registers and shared memory for blocks
-// of the next two kernels, which load while this one ends. Wide takes more than 8 rows of x.
-enum class PackedGemvForm { kSmall, kLarge, kWide };
-// Blocks of a multiprocessor, and warps of each that multiply, beside the one that loads: as many
-// as the registers of a thread, 80 or with kWide 128, allow.
+// of the next two kernels, which load while this one ends.
+enum class PackedGemvForm { kSmall, kLarge };
+// Blocks of a multiprocessor, warps of each that multiply, beside the one that loads, and the most
+// pairs of tiles of 8 rows of w in a strip: what the registers of a thread, 80 and 96, allow.
 constexpr int PackedGemvResident(PackedGemvForm form) {
   return form == PackedGemvForm::kSmall ? 3 : 1;
 }
 constexpr int PackedGemvMaxWarps(PackedGemvForm form) {
-  return form == PackedGemvForm::kSmall ? 7 : form == PackedGemvForm::kLarge ? 23 : 15;
+  return form == PackedGemvForm::kSmall ? 7 : 16;
 }
-inline constexpr int kPackedGemvMaxPairs = 3;  // of tiles of 8 rows of w in a strip
+constexpr int PackedGemvMaxPairs(PackedGemvForm form) {
+  return form == PackedGemvForm::kSmall ? 3 : 2;
+}
+
+// Partial results of x's rows: one a row and warp that has a part of it.
+inline constexpr int kPackedGemvXParts = 16;
+static_assert(PackedGemvMaxWarps(PackedGemvForm::kSmall) <= kPackedGemvXParts &&
+              PackedGemvMaxWarps(PackedGemvForm::kLarge) <= kPackedGemvXParts &&
+              kPackedGemvMaxRows <= kPackedGemvXParts);
 
 struct PackedGemvProblem {
-  int64_t t = 0, n = 0, k = 0;  // as in LinearArgs; t in [1, kPackedGemvMaxRows], n of 8, k of 16
+  int64_t t = 0, n = 0, k = 0;  // as in LinearArgs; n a multiple of 8, k of 16
   bool gated = false, normed = false;
   int bits = 4;
   int64_t group = 0;  // as in PackedWeight
@@ -52,9 +60,10 @@ struct PackedGemvPlan {
   int strips = 0, strip_tiles = 0;         // of a block; of outputs in a strip but the last
   // Pairs of tiles of w in a strip: 2 i and 2 i + 1 or, gated, i of gate and of up.
   int pairs = 0;
-  int chunks = 0;  // 64-byte blocks of a row of w
-  int rounds = 0;  // stages of a strip
-  int stages = 0;  // of the block's ring
+  int chunks = 0;        // 64-byte blocks of a row of w
+  int rounds = 0;        // stages of a strip
+  int stages = 0;        // of the block's ring
+  int early_stages = 0;  // that load before x: a deeper queue would keep x waiting
   int stage_bytes = 0, scale_offset = 0, zero_offset = 0;
   int chunk_rows = 1;                            // rows of scales and zeros of a chunk that differ
   int scale_row_bytes = 0, zero_row_bytes = 0;   // of one part: all there is or, gated, gate or up
@@ -68,6 +77,11 @@ struct PackedGemvPlan {
   int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
 };
 
+// Whether the kernel takes the problem: its t and n, and an x that fits beside the ring. What it
+// does not take, the many-row kernel does, faster too where x is large.
+bool PackedGemvServes(const PackedGemvProblem& problem);
+
+// Of a problem that it serves.
 PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& problem);
 
 }  // namespace tessera

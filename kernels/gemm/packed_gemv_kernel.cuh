@@ -20,13 +20,13 @@ struct Shared {
     const int t = static_cast<int>(p.args.t);
     ring = memory;
     barriers = ring + plan.stages * plan.stage_bytes;
-    xs = barriers + plan.stages * 16;
+    xs = barriers + plan.stages * 16 + 16;
     weights = xs + t * plan.x_stride;
     partials = reinterpret_cast<float*>(weights + plan.norm_bytes);
     buffer_floats = plan.warps * plan.group * t * plan.row_floats;
     parts =
         reinterpret_cast<float2*>(partials + buffer_floats * (plan.strips > plan.group ? 2 : 1));
-    unscale = reinterpret_cast<float*>(parts + kPackedGemvMaxRows);
+    unscale = reinterpret_cast<float*>(parts + kPackedGemvXParts);
     steps = reinterpret_cast<uint16_t*>(unscale + kPackedGemvMaxRows);
   }
   char *ring, *barriers, *xs, *weights;
@@ -53,34 +53,36 @@ __device__ __forceinline__ void TouchParams(const Params& p) {
 // What the multiplying warps do: each takes one chunk of every stage, turns its weights into 16-bit
 // integers and multiplies them by x on the tensor cores. Their sums of a group of strips meet in
 // shared memory and are added in the order of the warps.
-template <typename T, int kBits, PackedSegment kSegment, PackedGemvForm kForm>
+template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm>
 __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& block,
                                             const Shared& shared,
                                             StageRing<kBits, kSegment>& ring) {
   const PackedGemvPlan& plan = p.plan;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, t = static_cast<int>(p.args.t);
-  constexpr bool kWide = kForm == PackedGemvForm::kWide;
   const OutputWriter<T, PackedGemvMaxWarps(kForm)> outputs(p, block, shared.unscale);
   const XKeeper<T> x(p, shared.xs, shared.weights, shared.parts, shared.unscale);
-  const ChunkProduct<kBits, kSegment, kWide> product(p, SharedAddress(shared.xs));
+  using Product = ChunkProduct<kBits, kSegment, kZeros, kForm>;
+  const Product product(p, SharedAddress(shared.xs));
   TouchParams(p);
   WaitForPrevious();
   x.Start();
   const float addend = outputs.FirstAddend();
   x.Finish();
+  if (threadIdx.x == 0) ring.AllowAll();
+  LetNextStart();  // no room for it until this block ends
 
   for (int strip = 0, group = 0; strip < plan.strips; ++group) {
     const int first = strip, end = min(strip + plan.group, plan.strips);
     float* const buffer = shared.partials + (group & 1) * shared.buffer_floats;
     float* mine = buffer + warp * plan.group * t * plan.row_floats;
     for (; strip < end; ++strip) {
-      StripSums<kWide> sums;
+      StripSums<kForm> sums;
+      const typename Product::Place place(product, block.first + strip * plan.strip_tiles);
       int chunk = warp;
       for (int round = 0; round < plan.rounds; ++round, chunk += plan.warps) {
         const uint32_t stage = ring.Wait();
         if (chunk < plan.chunks)
-          product.Add(product.View(stage, chunk, block.first + strip * plan.strip_tiles,
-                                   PlaceOfScaleRow<kSegment>(p, chunk - warp, chunk)),
+          product.Add(place.At(stage, chunk, PlaceOfScaleRow<kSegment>(p, chunk - warp, warp)),
                       sums);
         ring.Release();
       }
@@ -98,14 +100,14 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& bl
 
 // A warp loads the stages (PackedGemvPlan), the others multiply.
 // Grid PlanPackedGemv().blocks, block 32 * (warps + 1).
-template <typename T, int kBits, PackedSegment kSegment, PackedGemvForm kForm>
+template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm>
 __global__ void __launch_bounds__(32 * (PackedGemvMaxWarps(kForm) + 1), PackedGemvResident(kForm))
     Kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) char memory[];
+  if (kForm == PackedGemvForm::kSmall) LetNextStart();
   const Shared shared(p, memory);
   const BlockWork block(p.plan);
 
-  LetNextStart();
   if (kSegment == PackedSegment::kStep)
     for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(p.args.k / kPackedStep);
          i += static_cast<int>(blockDim.x))
@@ -117,23 +119,24 @@ __global__ void __launch_bounds__(32 * (PackedGemvMaxWarps(kForm) + 1), PackedGe
   if (threadIdx.x / kWarp == p.plan.warps) {
     ring.LoadAll();
   } else {
-    MultiplyAll<T, kBits, kSegment, kForm>(p, block, shared, ring);
+    MultiplyAll<T, kBits, kSegment, kZeros, kForm>(p, block, shared, ring);
   }
 }
 
 using KernelFn = void (*)(Params);
 
-// Kernels by [8 bits][segment][form].
+// Kernels by [8 bits][zeros][segment][large].
 template <typename T, size_t... kIndex>
 constexpr auto KernelTable(std::index_sequence<kIndex...>) {
-  return std::array<KernelFn, sizeof...(kIndex)>{Kernel < T, kIndex / 9 == 0 ? 4 : 8,
-                                                 static_cast<PackedSegment>(kIndex / 3 % 3),
-                                                 static_cast<PackedGemvForm>(kIndex % 3) > ...};
+  return std::array<KernelFn, sizeof...(kIndex)>{
+      Kernel < T, kIndex / 12 == 0 ? 4 : 8, static_cast<PackedSegment>(kIndex / 2 % 3),
+      kIndex / 6 % 2 != 0, static_cast<PackedGemvForm>(kIndex % 2) > ...};
 }
-constexpr size_t kKernels = 18;
+constexpr size_t kKernels = 24;
 
-constexpr size_t KernelIndex(int bits, PackedSegment segment, PackedGemvForm form) {
-  return (bits == 8 ? 9 : 0) + static_cast<size_t>(segment) * 3 + static_cast<size_t>(form);
+constexpr size_t KernelIndex(int bits, bool zeros, PackedSegment segment, PackedGemvForm form) {
+  return (bits == 8 ? 12 : 0) + (zeros ? 6 : 0) + static_cast<size_t>(segment) * 2 +
+         static_cast<size_t>(form);
 }
 
 // Each compiled in a file of its own.

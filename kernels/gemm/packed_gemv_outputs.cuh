@@ -34,38 +34,37 @@ class OutputWriter {
   // warps. After a barrier behind the sums.
   __device__ __forceinline__ void Write(int strip, int end, const float* partials,
                                         float first_addend) const {
-    const int first = strip;
-    int row = warp_;
-    while (row >= t_) row -= t_, ++strip;
-    while (strip < end) {
-      const float* const at = partials + ((strip - first) * t_ + row) * plan_.row_floats;
-      for (int output = LaneIndex(); output < Width(strip); output += kWarp) {
-        const int64_t n = Output(strip, output);
-        const bool is_first = first == 0 && output < kWarp && (strip - first) * t_ + row == warp_;
-        const float addend = is_first ? first_addend : Addend<T>(a_, row, n);
-        StoreOutput<T>(a_, row, n, Collect(at + output) * unscale_[row] + addend);
-      }
-      row += plan_.warps;
-      while (row >= t_) row -= t_, ++strip;
-    }
+    ForOutputs(strip, end, [&](int row, int of_strip, int output, int at) {
+      const float sum = Collect(partials + at) * unscale_[row];
+      const int64_t n = Output(of_strip, output);
+      const bool is_first = of_strip * t_ + row == warp_ && output < kWarp;
+      StoreOutput<T>(a_, row, n, sum + (is_first ? first_addend : Addend<T>(a_, row, n)));
+    });
   }
   __device__ __forceinline__ void WriteGated(int strip, int end, const float* partials) const {
-    const int first = strip;
-    int row = warp_;
+    ForOutputs(strip, end, [&](int row, int of_strip, int output, int at) {
+      const float gate = Collect(partials + at) * unscale_[row];
+      const float up = Collect(partials + at + plan_.sum_at.odd) * unscale_[row];
+      StoreOutput<T>(a_, row, Output(of_strip, output), Silu(gate) * up);
+    });
+  }
+
+ private:
+  // Visits this thread's outputs of strips [first, end): a warp has every warps-th row of x of the
+  // strips, a lane every 32nd output. `at` is where one's partial sum lies.
+  template <typename Visit>
+  __device__ __forceinline__ void ForOutputs(int first, int end, const Visit& visit) const {
+    int strip = first, row = warp_;
     while (row >= t_) row -= t_, ++strip;
     while (strip < end) {
-      const float* const at = partials + ((strip - first) * t_ + row) * plan_.row_floats;
-      for (int output = LaneIndex(); output < Width(strip); output += kWarp) {
-        const float gate = Collect(at + output) * unscale_[row];
-        const float up = Collect(at + output + plan_.sum_at.odd) * unscale_[row];
-        StoreOutput<T>(a_, row, Output(strip, output), Silu(gate) * up);
-      }
+      const int at = ((strip - first) * t_ + row) * plan_.row_floats;
+      for (int output = LaneIndex(); output < Width(strip); output += kWarp)
+        visit(row, strip, output, at + output);
       row += plan_.warps;
       while (row >= t_) row -= t_, ++strip;
     }
   }
 
- private:
   // Outputs of a strip.
   __device__ __forceinline__ int Width(int strip) const {
     return min(plan_.strip_tiles, block_.last - block_.first - strip * plan_.strip_tiles) *

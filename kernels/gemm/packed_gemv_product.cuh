@@ -12,32 +12,30 @@
 namespace tessera {
 namespace packed_gemv {
 
-// A warp's sums of a strip. w is the 16-row operand, a pair of tiles, and x the 8 columns (twice
-// when wide): the lane's elements of a pair are, as in d of mma m16n8k16, rows of w lane / 4 of
-// either tile by rows of x lane % 4 * 2 and the next.
-template <bool kWide>
+// A warp's sums of a strip. w is the 16-row operand, a pair of tiles, and x the 8 columns: the
+// lane's elements of a pair are, as in d of mma m16n8k16, rows of w lane / 4 of either tile by rows
+// of x lane % 4 * 2 and the next.
+template <PackedGemvForm kForm>
 struct StripSums {
-  static constexpr int kPairs = kPackedGemvMaxPairs, kRuns = kWide ? 2 : 1;
-  float at[kPairs][kRuns][4] = {};
+  static constexpr int kPairs = PackedGemvMaxPairs(kForm);
+  float at[kPairs][4] = {};
 
   // Writes them to `to`, [t][row_floats].
   __device__ __forceinline__ void Store(float* to, int t, const PackedGemvPlan& plan) const {
     const int lane = LaneIndex();
 #pragma unroll
-    for (int r = 0; r < kRuns; ++r)
+    for (int column = 0; column < 2; ++column) {
+      const int row = lane % 4 * 2 + column;
+      if (row >= t) continue;
+      float* place = to + row * plan.row_floats + lane / 4;
 #pragma unroll
-      for (int column = 0; column < 2; ++column) {
-        const int row = r * 8 + lane % 4 * 2 + column;
-        if (row >= t) continue;
-        float* place = to + row * plan.row_floats + lane / 4;
-#pragma unroll
-        for (int pair = 0; pair < kPairs; ++pair) {
-          if (pair >= plan.pairs) break;
-          place[0] = at[pair][r][column];
-          place[plan.sum_at.odd] = at[pair][r][2 + column];
-          place += plan.sum_at.step;
-        }
+      for (int pair = 0; pair < kPairs; ++pair) {
+        if (pair >= plan.pairs) break;
+        place[0] = at[pair][column];
+        place[plan.sum_at.odd] = at[pair][2 + column];
+        place += plan.sum_at.step;
       }
+    }
   }
 };
 
@@ -48,23 +46,20 @@ struct ChunkView {
   uint32_t x;                       // ldmatrix row of the chunk's first step
 };
 
-// The B fragments of a chunk's steps of 16 k: rows 0 to 7 of x and, when wide, 8 to 15, which lie
-// `high` bytes behind.
-template <int kSteps, int kRuns>
-__device__ __forceinline__ void LoadX(uint32_t at, int high, uint32_t (&x)[kRuns][kSteps][2]) {
+// The B fragments of a chunk's steps of 16 k.
+template <int kSteps>
+__device__ __forceinline__ void LoadX(uint32_t at, uint32_t (&x)[kSteps][2]) {
 #pragma unroll
-  for (int r = 0; r < kRuns; ++r)
-#pragma unroll
-    for (int s = 0; s < kSteps; s += 2) {
-      uint32_t both[4];
-      LoadMatrices(at + r * high + s * 32, both);
-      x[r][s][0] = both[0], x[r][s][1] = both[1];
-      x[r][s + 1][0] = both[2], x[r][s + 1][1] = both[3];
-    }
+  for (int s = 0; s < kSteps; s += 2) {
+    uint32_t both[4];
+    LoadMatrices(at + s * 32, both);
+    x[s][0] = both[0], x[s][1] = both[1];
+    x[s + 1][0] = both[2], x[s + 1][1] = both[3];
+  }
 }
 
 // Multiplies chunks, with what stays the same for all of them.
-template <int kBits, PackedSegment kSegment, bool kWide>
+template <int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm>
 class ChunkProduct {
   static constexpr int kSteps = static_cast<int>(PackedBlock(kBits) / kPackedStep);
   static constexpr int kSegmentSteps = kSegment == PackedSegment::kBlock      ? kSteps
@@ -72,43 +67,52 @@ class ChunkProduct {
                                                                               : 1;
   static constexpr int kSegments = kSteps / kSegmentSteps;
   static constexpr int kStepsAWord = 8 / kBits;
-  static constexpr int kRuns = kWide ? 2 : 1;
-  static constexpr int kChains = kWide || kSegmentSteps == 1 ? 1 : 2;  // of products
-  static constexpr int kZeroBytes = kTileRows * kBits / 8;             // of a tile
+  static constexpr int kChains = kSegmentSteps == 1 ? 1 : 2;  // of products
+  static constexpr int kZeroBytes = kTileRows * kBits / 8;    // of a tile
 
  public:
   // x, f16, lies at `xs` in shared memory. Rows past t repeat row 0: what they give is not used.
   __device__ ChunkProduct(const Params& p, uint32_t xs)
-      : plan_(p.plan),
-        zeros_(p.plan.zero_row_bytes > 0),
-        up_tiles_(p.args.gated ? static_cast<int>(p.args.n) / kTileRows : 0) {
+      : plan_(p.plan), up_tiles_(p.args.gated ? static_cast<int>(p.args.n) / kTileRows : 0) {
     const int t = static_cast<int>(p.args.t), row = LaneIndex() % 8;
     x_ = xs + (row < t ? row : 0) * plan_.x_stride + LaneIndex() / 8 * 16;
-    high_ = ((row + 8 < t ? row + 8 : 0) - (row < t ? row : 0)) * plan_.x_stride;
   }
 
-  // Chunk `chunk` of x and w, the warp's of the stage at `stage`, from tile `tile` of w on; its
-  // scales begin in row `scale_row` of the stage's.
-  __device__ __forceinline__ ChunkView View(uint32_t stage, int chunk, int tile,
-                                            int scale_row) const {
-    const int zeros = tile * kZeroBytes % 16;
-    const int up_zeros = (tile + up_tiles_) * kZeroBytes % 16;
-    return {.weights = stage + threadIdx.x * 16,
-            .scales = stage + plan_.scale_offset + scale_row * plan_.scale_row_bytes +
-                      LaneIndex() / 4 * 2,
-            .zeros = stage + plan_.zero_offset + scale_row * plan_.zero_row_bytes + zeros +
-                     LaneIndex() / 4 * kBits / 8,
-            .odd_zeros = plan_.zero_at.odd + (up_tiles_ > 0 ? up_zeros - zeros : 0),
-            .x = x_ + chunk * (kSteps * static_cast<int>(kPackedStep) * 2)};
-  }
+  // Where this lane finds what it takes of a strip, from tile `tile` of w on.
+  class Place {
+   public:
+    __device__ Place(const ChunkProduct& product, int tile)
+        : plan_(product.plan_), x_(product.x_), odd_zeros_(plan_.zero_at.odd) {
+      weights_ = static_cast<uint32_t>(threadIdx.x) * 16;
+      scales_ = plan_.scale_offset + LaneIndex() / 4 * 2;
+      const int zeros = tile * kZeroBytes % 16;
+      zeros_ = plan_.zero_offset + zeros + LaneIndex() / 4 * kBits / 8;
+      if (product.up_tiles_ > 0) odd_zeros_ += (tile + product.up_tiles_) * kZeroBytes % 16 - zeros;
+    }
+    // The warp's chunk of the stage at `stage`, `chunk` of x, its scales from the stage's row
+    // `scale_row` on.
+    __device__ __forceinline__ ChunkView At(uint32_t stage, int chunk, int scale_row) const {
+      return {.weights = stage + weights_,
+              .scales = stage + scales_ + scale_row * plan_.scale_row_bytes,
+              .zeros = stage + zeros_ + scale_row * plan_.zero_row_bytes,
+              .odd_zeros = odd_zeros_,
+              .x = x_ + chunk * (kSteps * static_cast<int>(kPackedStep) * 2)};
+    }
+
+   private:
+    const PackedGemvPlan& plan_;
+    const uint32_t x_;
+    uint32_t weights_, scales_, zeros_;
+    int odd_zeros_;
+  };
 
   // Adds a chunk's products to `sums`: integers less zero points times x on the tensor cores,
   // segment by segment, then the scale in fp32.
-  __device__ __forceinline__ void Add(ChunkView at, StripSums<kWide>& sums) const {
-    uint32_t x[kRuns][kSteps][2];
-    LoadX(at.x, high_, x);
+  __device__ __forceinline__ void Add(ChunkView at, StripSums<kForm>& sums) const {
+    uint32_t x[kSteps][2];
+    LoadX(at.x, x);
 #pragma unroll
-    for (int pair = 0; pair < StripSums<kWide>::kPairs; ++pair) {
+    for (int pair = 0; pair < StripSums<kForm>::kPairs; ++pair) {
       if (pair >= plan_.pairs) break;
       const uint4 low = LoadShared16(at.weights);
       const uint4 high = LoadShared16(at.weights + plan_.weight_at.odd);
@@ -123,17 +127,15 @@ class ChunkProduct {
         const uint32_t scales = at.scales + row * plan_.scale_row_bytes;
         const uint32_t zeros = at.zeros + row * plan_.zero_row_bytes;
         const float scale[2] = {Scale(scales), Scale(scales + plan_.scale_at.odd)};
-        float products[kChains][kRuns][4] = {};
+        float products[kChains][4] = {};
         MultiplySegment(low_words, high_words, segment, Unpacker<kBits>(Zero(zeros)),
                         Unpacker<kBits>(Zero(zeros + at.odd_zeros)), x, products);
 #pragma unroll
-        for (int r = 0; r < kRuns; ++r)
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            float sum = products[0][r][j];
-            if (kChains > 1) sum += products[kChains - 1][r][j];
-            sums.at[pair][r][j] += scale[j / 2] * sum;
-          }
+        for (int j = 0; j < 4; ++j) {
+          float sum = products[0][j];
+          if (kChains > 1) sum += products[kChains - 1][j];
+          sums.at[pair][j] += scale[j / 2] * sum;
+        }
       }
       at.weights += plan_.weight_at.step;
       at.scales += plan_.scale_at.step;
@@ -145,7 +147,7 @@ class ChunkProduct {
   static __device__ __forceinline__ void MultiplySegment(
       const uint32_t (&low_words)[4], const uint32_t (&high_words)[4], int segment,
       const Unpacker<kBits>& unpack_low, const Unpacker<kBits>& unpack_high,
-      const uint32_t (&x)[kRuns][kSteps][2], float (&products)[kChains][kRuns][4]) {
+      const uint32_t (&x)[kSteps][2], float (&products)[kChains][4]) {
 #pragma unroll
     for (int i = 0; i < kSegmentSteps; ++i) {
       const int step = segment * kSegmentSteps + i;
@@ -153,11 +155,8 @@ class ChunkProduct {
       unpack_low(low_words[step / kStepsAWord], low);
       unpack_high(high_words[step / kStepsAWord], high);
       const int at = step % kStepsAWord;
-#pragma unroll
-      for (int r = 0; r < kRuns; ++r)
-        MultiplyAdd<__half>(products[i % kChains][r],
-                            {low[at][0], high[at][0], low[at][1], high[at][1]}, x[r][step][0],
-                            x[r][step][1]);
+      MultiplyAdd<__half>(products[i % kChains], {low[at][0], high[at][0], low[at][1], high[at][1]},
+                          x[step][0], x[step][1]);
     }
   }
 
@@ -165,16 +164,14 @@ class ChunkProduct {
     return __half2float(__ushort_as_half(LoadShared2(at)));
   }
   __device__ __forceinline__ uint32_t Zero(uint32_t at) const {
-    if (!zeros_) return 1u << (kBits - 1);
+    if (!kZeros) return 1u << (kBits - 1);
     const uint32_t byte = LoadShared1(at);
     return kBits == 8 ? byte : byte >> (LaneIndex() / 4 % 2 * 4) & 0xf;
   }
 
   const PackedGemvPlan& plan_;
-  const bool zeros_;
   const int up_tiles_;  // gated: tiles of w ahead of up's
-  uint32_t x_;          // the lane's ldmatrix row of x's first eight rows
-  int high_;            // from there to its row of the others
+  uint32_t x_;          // the lane's ldmatrix row
 };
 
 }  // namespace packed_gemv

@@ -53,14 +53,14 @@ __device__ __forceinline__ int ScaleRow(const Params& p, int chunk, int row,
   }
 }
 
-// The rows of scales of a stage's chunks: one after the other from the first chunk's first; ragged,
-// all of them, chunk by chunk.
+// The row, of a stage's, with the scales of its chunk `index`, the first being `stage_chunk`: rows
+// lie one after the other from the first chunk's first; ragged, all of them, chunk by chunk.
 template <PackedSegment kSegment>
-__device__ __forceinline__ int PlaceOfScaleRow(const Params& p, int stage_chunk, int chunk) {
-  if constexpr (kSegment == PackedSegment::kBlock)
-    return ScaleRow<kSegment>(p, chunk, 0, nullptr) -
+__device__ __forceinline__ int PlaceOfScaleRow(const Params& p, int stage_chunk, int index) {
+  if (kSegment == PackedSegment::kBlock && p.plan.chunks_a_group > 1)
+    return ScaleRow<kSegment>(p, stage_chunk + index, 0, nullptr) -
            ScaleRow<kSegment>(p, stage_chunk, 0, nullptr);
-  return (chunk - stage_chunk) * p.plan.chunk_rows;
+  return index * p.plan.chunk_rows;
 }
 
 #if __CUDA_ARCH__ >= 900
@@ -79,6 +79,7 @@ class StageRing {
       InitBarrier(Full(s), 1);
       InitBarrier(Free(s), p_.plan.warps);
     }
+    InitBarrier(Ready(), 1);
     FenceBarrierInit();
   }
 
@@ -89,11 +90,15 @@ class StageRing {
     for (int strip = 0; strip < p_.plan.strips; ++strip)
       for (int round = 0; round < p_.plan.rounds; ++round) {
         if (full) WaitAt(Free(slot_), parity_ ^ 1);
+        if (!full && slot_ == p_.plan.early_stages) WaitAt(Ready(), 0);
         Load(strip, round, policy);
         Next();
         full = full || slot_ == 0;
       }
   }
+
+  // By one thread, when x is there: lets the loading warp go on past early_stages.
+  __device__ __forceinline__ void AllowAll() const { ArriveAt(Ready()); }
 
   // A multiplying warp: waits for the next stage and names its place; then gives it back.
   __device__ __forceinline__ uint32_t Wait() const {
@@ -109,6 +114,7 @@ class StageRing {
  private:
   __device__ __forceinline__ uint32_t Full(int slot) const { return barriers_ + 16 * slot; }
   __device__ __forceinline__ uint32_t Free(int slot) const { return barriers_ + 16 * slot + 8; }
+  __device__ __forceinline__ uint32_t Ready() const { return barriers_ + 16 * p_.plan.stages; }
   __device__ __forceinline__ void Next() {
     if (++slot_ == p_.plan.stages) {
       slot_ = 0;
@@ -167,6 +173,7 @@ class StageRing {
 
   __device__ __forceinline__ void Init() const {}
   __device__ __forceinline__ void LoadAll() const {}
+  __device__ __forceinline__ void AllowAll() const {}
 
   __device__ __forceinline__ uint32_t Wait() {
     if (stage_ == 0)
@@ -201,7 +208,7 @@ class StageRing {
     if (chunk >= plan.chunks) return;
     const int64_t tile_bytes = kTileRows * PackedRowBytes(kBits, a.k);
     const uint32_t to = ring_ + slot * plan.stage_bytes;
-    const int row_in_stage = PlaceOfScaleRow<kSegment>(p_, chunk - warp, chunk);
+    const int row_in_stage = PlaceOfScaleRow<kSegment>(p_, chunk - warp, warp);
     for (int part = 0; part < (a.gated ? 2 : 1); ++part) {
       const int tile = first + part * static_cast<int>(a.n) / kTileRows, row = tile * kTileRows;
       const char* from = static_cast<const char*>(a.packed.values) + tile * tile_bytes +

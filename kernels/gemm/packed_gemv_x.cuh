@@ -15,8 +15,8 @@ namespace tessera {
 namespace packed_gemv {
 
 // The multiplying warps share the rows of x: whole warps a row, as many rows at a time as that
-// leaves, in pieces of 16 bytes. `weights` has room for the norm's weight, `parts` for two floats a
-// warp and row, `unscale` for one a row: what a row's sums are to be multiplied by.
+// leaves, in pieces of 16 bytes. `weights` has room for the norm's weight, `parts` for
+// kPackedGemvXParts, `unscale` for one a row: what a row's sums are to be multiplied by.
 template <typename T>
 class XKeeper {
  public:
@@ -68,13 +68,9 @@ class XKeeper {
         float v[8];
         Load(Row(row)[i], v);
         if (normed) {
-          float by[8];
-          Load(reinterpret_cast<const uint4*>(weights_)[i], by);
 #pragma unroll
-          for (int j = 0; j < 8; ++j) {
-            squares += v[j] * v[j];
-            v[j] *= by[j];
-          }
+          for (int j = 0; j < 8; ++j) squares += v[j] * v[j];
+          TimesWeight(i, v);
         }
 #pragma unroll
         for (int j = 0; j < 8; ++j) top = max(top, __float_as_uint(v[j]) & 0x7fffffffu);
@@ -91,12 +87,7 @@ class XKeeper {
       for (int i = first_; i < pieces_; i += step_) {
         float v[8];
         Load(Row(row)[i], v);
-        if (normed) {
-          float by[8];
-          Load(reinterpret_cast<const uint4*>(weights_)[i], by);
-#pragma unroll
-          for (int j = 0; j < 8; ++j) v[j] *= by[j];
-        }
+        if (normed) TimesWeight(i, v);
         Row(row)[i] = make_uint4(PackHalves<__half>(v[0] * scale, v[1] * scale),
                                  PackHalves<__half>(v[2] * scale, v[3] * scale),
                                  PackHalves<__half>(v[4] * scale, v[5] * scale),
@@ -114,6 +105,12 @@ class XKeeper {
       const float2 f = UnpackHalves<T>(pairs[i]);
       v[2 * i] = f.x, v[2 * i + 1] = f.y;
     }
+  }
+  __device__ __forceinline__ void TimesWeight(int piece, float (&v)[8]) const {
+    float by[8];
+    Load(reinterpret_cast<const uint4*>(weights_)[piece], by);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) v[j] *= by[j];
   }
   __device__ __forceinline__ uint4* Row(int row) const {
     return reinterpret_cast<uint4*>(xs_ + row * p_.plan.x_stride);

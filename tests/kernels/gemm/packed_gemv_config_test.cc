@@ -7,64 +7,91 @@ namespace {
 
 constexpr GemvGpu kH200 = {.sm_count = 132, .shared_bytes = 227 * 1024};
 
-TEST(PlanPackedGemv, PassesCoverTheLargestBlock) {
+TEST(PlanPackedGemv, StripsCoverTheLargestBlock) {
   for (const bool gated : {false, true})
-    for (const int64_t t : {1, 8, 9, 16})
+    for (const int64_t t : {1, 8})
       for (int64_t n = 8; n < 60000; n += n < 2000 ? 8 : 1096) {
         const PackedGemvPlan plan =
             PlanPackedGemv(kH200, {.t = t, .n = n, .k = 1024, .gated = gated, .group = 128});
         ASSERT_GE(plan.blocks, 1);
         ASSERT_LE(plan.blocks, kH200.sm_count);
-        const int64_t pairs = (n / 2 + plan.blocks - 1) / plan.blocks;
-        ASSERT_GE(plan.passes * plan.pass_outputs, 2 * pairs) << "n=" << n;
-        ASSERT_LT((plan.passes - 1) * plan.pass_outputs, 2 * pairs) << "n=" << n;
-        ASSERT_LE(plan.pass_outputs * (gated ? 2 : 1), 8 * plan.tiles) << "n=" << n;
-        ASSERT_LE(plan.tiles, kPackedGemvMaxTiles);
-        ASSERT_EQ(plan.pass_outputs % 2, 0);
+        const int64_t tiles = (n / 8 + plan.blocks - 1) / plan.blocks;
+        ASSERT_GE(plan.strips * plan.strip_tiles, tiles) << "n=" << n;
+        ASSERT_LT((plan.strips - 1) * plan.strip_tiles, tiles) << "n=" << n;
+        ASSERT_LE(plan.strip_tiles * (gated ? 2 : 1), 2 * plan.pairs) << "n=" << n;
+        ASSERT_LE(plan.pairs, PackedGemvMaxPairs(plan.form));
+        ASSERT_LE(plan.group, plan.strips);
       }
 }
 
-TEST(PlanPackedGemv, BlocksTogetherCoverEveryOutputOnce) {
+TEST(PlanPackedGemv, BlocksTogetherCoverEveryTileOnce) {
   for (int64_t n = 8; n < 3000; n += 8) {
     const PackedGemvPlan plan = PlanPackedGemv(kH200, {.t = 1, .n = n, .k = 64, .group = 128});
-    ASSERT_EQ(2 * (plan.blocks * plan.block_pairs + plan.larger_blocks), n);
+    ASSERT_EQ(8 * (plan.blocks * plan.block_tiles + plan.larger_blocks), n);
     ASSERT_LT(plan.larger_blocks, plan.blocks);
   }
 }
 
-TEST(PlanPackedGemv, FitsABlockForEveryProblem) {
+TEST(PlanPackedGemv, RoundsCoverK) {
+  for (const int bits : {4, 8})
+    for (int64_t k = 16; k < 40000; k += k < 3000 ? 16 : 2192) {
+      const PackedGemvPlan plan =
+          PlanPackedGemv(kH200, {.t = 1, .n = 4096, .k = k, .bits = bits, .group = 128});
+      const int64_t block = bits == 4 ? 128 : 64;
+      ASSERT_EQ(plan.chunks, (k + block - 1) / block);
+      ASSERT_GE(plan.rounds * plan.warps, plan.chunks);
+      ASSERT_LT((plan.rounds - 1) * plan.warps, plan.chunks);
+      ASSERT_LE(plan.warps, PackedGemvMaxWarps(plan.form));
+    }
+}
+
+TEST(PlanPackedGemv, FitsABlockForEveryProblemItServes) {
   for (const int bits : {4, 8})
     for (const bool gated : {false, true})
       for (const bool ragged : {false, true})
         for (const bool zeros : {false, true})
           for (const int64_t group : {32, 128})
-            for (const int64_t t : {1, 2, 4, 8, 9, 16})
+            for (const int64_t t : {1, 2, 4, 8})
               for (const int64_t n : {8, 896, 4608, 18944, 29568})
                 for (const int64_t k : {64, 896, 3584, 8192, 18944, 29568}) {
-                  const PackedGemvPlan plan =
-                      PlanPackedGemv(kH200, {.t = t,
-                                             .n = n,
-                                             .k = k,
-                                             .gated = gated,
-                                             .normed = PackedGemvNormsInside(t, k),
-                                             .bits = bits,
-                                             .group = group,
-                                             .ragged = ragged,
-                                             .zeros = zeros});
+                  const PackedGemvProblem problem = {.t = t,
+                                                     .n = n,
+                                                     .k = k,
+                                                     .gated = gated,
+                                                     .normed = true,
+                                                     .bits = bits,
+                                                     .group = group,
+                                                     .ragged = ragged,
+                                                     .zeros = zeros};
+                  if (!PackedGemvServes(problem)) continue;
+                  const PackedGemvPlan plan = PlanPackedGemv(kH200, problem);
                   ASSERT_LE(plan.shared_bytes, kH200.shared_bytes)
                       << "t=" << t << " n=" << n << " k=" << k << " bits " << bits;
-                  ASSERT_GE(plan.stages, 2);
-                  ASSERT_EQ(plan.stage_bytes % 16, 0);
+                  ASSERT_GE(plan.stages, 1);
+                  ASSERT_LE(plan.early_stages, plan.stages);
+                  // What TMA writes is aligned to 128 bytes.
+                  ASSERT_EQ(plan.stage_bytes % 128, 0);
+                  ASSERT_EQ(plan.scale_offset % 128, 0);
+                  ASSERT_EQ(plan.zero_offset % 128, 0);
                 }
 }
 
 TEST(PlanPackedGemv, SmallNeighboursShareAMultiprocessor) {
   // qkv, o and again qkv of a 7B model.
-  const PackedGemvProblem qkv = {.t = 1, .n = 4608, .k = 3584, .normed = true, .group = 128};
-  const PackedGemvProblem o = {.t = 1, .n = 3584, .k = 3584, .group = 128};
-  // Of a multiprocessor, less 1 KB that CUDA keeps for each of two blocks.
-  EXPECT_LE(PlanPackedGemv(kH200, qkv).shared_bytes + PlanPackedGemv(kH200, o).shared_bytes,
-            226 * 1024);
+  const PackedGemvPlan qkv =
+      PlanPackedGemv(kH200, {.t = 1, .n = 4608, .k = 3584, .normed = true, .group = 128});
+  const PackedGemvPlan o = PlanPackedGemv(kH200, {.t = 1, .n = 3584, .k = 3584, .group = 128});
+  EXPECT_EQ(qkv.form, PackedGemvForm::kSmall);
+  EXPECT_EQ(o.form, PackedGemvForm::kSmall);
+  // Of a multiprocessor, less 1 KB that CUDA keeps for each of three blocks.
+  EXPECT_LE(2 * qkv.shared_bytes + o.shared_bytes, 225 * 1024);
+}
+
+TEST(PlanPackedGemv, LargeWeightsAndLongKTakeAWholeMultiprocessor) {
+  EXPECT_EQ(PlanPackedGemv(kH200, {.t = 1, .n = 8192, .k = 8192, .group = 128}).form,
+            PackedGemvForm::kLarge);
+  EXPECT_EQ(PlanPackedGemv(kH200, {.t = 1, .n = 896, .k = 4864, .group = 128}).form,
+            PackedGemvForm::kLarge);
 }
 
 TEST(PlanPackedGemv, GroupOfAChunkByMultiplication) {
@@ -80,9 +107,13 @@ TEST(PlanPackedGemv, GroupOfAChunkByMultiplication) {
     }
 }
 
-TEST(PackedGemvNormsInside, HoldsForOneRowOfEveryModel) {
-  for (const int64_t k : {896, 1536, 3584, 8192}) EXPECT_TRUE(PackedGemvNormsInside(1, k));
-  EXPECT_FALSE(PackedGemvNormsInside(16, 8192));
+TEST(PackedGemvServes, FewRowsWhoseXFits) {
+  EXPECT_TRUE(PackedGemvServes({.t = 1, .n = 8192, .k = 29568}));
+  EXPECT_TRUE(PackedGemvServes({.t = 8, .n = 3584, .k = 3584}));
+  EXPECT_FALSE(PackedGemvServes({.t = 9, .n = 3584, .k = 3584}));
+  EXPECT_FALSE(PackedGemvServes({.t = 8, .n = 3584, .k = 18944}));
+  EXPECT_FALSE(PackedGemvServes({.t = 1, .n = 12, .k = 3584}));
+  EXPECT_FALSE(PackedGemvServes({.t = 0, .n = 8, .k = 3584}));
 }
 
 }  // namespace
