@@ -21,7 +21,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -187,30 +186,19 @@ MODELS = {
 
 
 def randomize(model, seed):
-    """As in make_test_models: weights that spread the logits, norms and biases that matter.
+    """As make_test_models does, with some rows made extreme for the quantizers: of one sign, so that an
+    asymmetric zero point is 0 or the largest, and all zero, as in models padded to a convenient width."""
+    import make_test_models
 
-    Some rows are made extreme for the quantizers: of one sign, so that an asymmetric zero point is 0
-    or the largest, and all zero, as in models padded to a convenient width.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    hidden = model.config.hidden_size
+    make_test_models.randomize(model, seed)
     for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if name.endswith("norm.weight"):
-            value = 1.0 + 0.3 * noise
-        elif name.endswith(".bias"):
-            value = 0.5 * noise
-        elif "embed_tokens" in name or "lm_head" in name:
-            value = noise * (3.0 / math.sqrt(hidden))
-        else:
-            value = noise * (1.5 / math.sqrt(parameter.shape[1]))
-            value[5::64] = value[5::64].abs()
-            value[10::64] = -value[10::64].abs()
-            if "gate_proj" in name or "up_proj" in name:
-                value[3::64] = 0.0
-        parameter.data.copy_(value)
+        if not name.endswith("_proj.weight"):
+            continue
+        value = parameter.data
+        value[5::64] = value[5::64].abs()
+        value[10::64] = -value[10::64].abs()
+        if "gate_proj" in name or "up_proj" in name:
+            value[3::64] = 0.0
 
 
 def write_word_tokenizer(directory, size):

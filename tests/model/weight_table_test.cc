@@ -1,11 +1,8 @@
 #include "model/weight_table.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
-#include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <absl/strings/match.h>
@@ -16,6 +13,7 @@
 
 #include "model/parameters.h"
 #include "tests/model/safetensors_file.h"
+#include "tests/model/weight_tables.h"
 #include "tests/support/status_matchers.h"
 
 namespace tessera {
@@ -25,8 +23,12 @@ using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::ElementsAre;
+using testing::Find;
 using ::testing::HasSubstr;
+using testing::MustTable;
+using testing::Names;
 using ::testing::Not;
+using testing::SmallConfig;
 using testing::StatusIs;
 using testing::TensorHeader;
 
@@ -34,44 +36,6 @@ constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
 constexpr const char* kTestModels[] = {
     "tiny-qwen2",        "models/llama3-f16-sharded", "models/llama-odd-vocab-f32",
     "models/qwen3-bf16", "models/qwen2-yarn-bf16",    "models/qwen2-mqa-7-layers-bf16"};
-
-ModelConfig Config() {
-  ModelConfig config;
-  config.architecture = "Qwen2ForCausalLM";
-  config.layers = 3;
-  config.hidden = 64;
-  config.heads = 12;
-  config.kv_heads = 2;
-  config.head_size = 32;
-  config.intermediate = 88;
-  config.vocab = 203;
-  config.qkv_bias = true;
-  config.qk_norm = true;
-  return config;
-}
-
-std::vector<WeightSpec> MustTable(const ModelConfig& config, ParallelShape shape, int64_t rank) {
-  const absl::StatusOr<Shard> shard = MakeShard(config, shape, rank, 8);
-  EXPECT_TRUE(shard.ok()) << shard.status();
-  if (!shard.ok()) return {};
-  const absl::StatusOr<std::vector<WeightSpec>> table = WeightTable(config, *shard);
-  EXPECT_TRUE(table.ok()) << table.status();
-  return table.ok() ? *table : std::vector<WeightSpec>();
-}
-
-std::vector<std::string> Names(const std::vector<WeightSpec>& table) {
-  std::vector<std::string> names;
-  for (const WeightSpec& spec : table) names.push_back(spec.name);
-  return names;
-}
-
-const WeightSpec& Find(const std::vector<WeightSpec>& table, const std::string& name) {
-  static const WeightSpec kNone;
-  const auto found = std::find_if(table.begin(), table.end(),
-                                  [&](const WeightSpec& spec) { return spec.name == name; });
-  EXPECT_NE(found, table.end()) << name;
-  return found == table.end() ? kNone : *found;
-}
 
 int64_t Area(const TensorBlock& block) {
   return (block.row_end - block.row_begin) * (block.col_end - block.col_begin);
@@ -103,7 +67,7 @@ int Copies(const ModelConfig& config, int64_t tp, const std::string& tensor) {
 }
 
 TEST(WeightTable, NamesFollowTheForwardPass) {
-  ModelConfig config = Config();
+  ModelConfig config = SmallConfig();
   config.layers = 1;
   EXPECT_THAT(Names(MustTable(config, {1, 1}, 0)),
               ElementsAre("embed", "layers.0.attn_norm", "layers.0.qkv", "layers.0.qkv_bias",
@@ -112,7 +76,7 @@ TEST(WeightTable, NamesFollowTheForwardPass) {
 }
 
 TEST(WeightTable, LeavesOutWhatTheFamilyLacks) {
-  ModelConfig config = Config();
+  ModelConfig config = SmallConfig();
   config.qkv_bias = false;
   config.qk_norm = false;
   const std::vector<std::string> names = Names(MustTable(config, {1, 1}, 0));
@@ -122,7 +86,7 @@ TEST(WeightTable, LeavesOutWhatTheFamilyLacks) {
 
 // tp 4 of 12 heads of 32 on 2 kv heads: rank 3 has q rows 288..383 and kv head 1.
 TEST(WeightTable, QkvStacksTheRanksRows) {
-  const std::vector<WeightSpec> table = MustTable(Config(), {4, 1}, 3);
+  const std::vector<WeightSpec> table = MustTable(SmallConfig(), {4, 1}, 3);
   const WeightSpec& qkv = Find(table, "layers.0.qkv");
   EXPECT_EQ(qkv.rows, 96 + 32 + 32);
   EXPECT_EQ(qkv.cols, 64);
@@ -148,7 +112,7 @@ TEST(WeightTable, QkvStacksTheRanksRows) {
 
 // 88 rows are 11 units of 8: 6 + 5.
 TEST(WeightTable, FeedForwardSplitsItsRowsUnevenly) {
-  const std::vector<WeightSpec> table = MustTable(Config(), {2, 1}, 1);
+  const std::vector<WeightSpec> table = MustTable(SmallConfig(), {2, 1}, 1);
   const WeightSpec& gate_up = Find(table, "layers.2.gate_up");
   EXPECT_EQ(gate_up.rows, 2 * 40);
   EXPECT_EQ(gate_up.parts[0].tensor, "model.layers.2.mlp.gate_proj.weight");
@@ -163,7 +127,7 @@ TEST(WeightTable, FeedForwardSplitsItsRowsUnevenly) {
 }
 
 TEST(WeightTable, TiedHeadIsReadAgainOnlyWhereTheEmbeddingIsNot) {
-  ModelConfig config = Config();
+  ModelConfig config = SmallConfig();
   config.tied_embeddings = true;
   EXPECT_THAT(Names(MustTable(config, {1, 1}, 0)), Not(Contains("head")));
   EXPECT_THAT(Names(MustTable(config, {1, 2}, 0)), Contains("embed"));
@@ -174,7 +138,7 @@ TEST(WeightTable, TiedHeadIsReadAgainOnlyWhereTheEmbeddingIsNot) {
 }
 
 TEST(WeightTable, RolesTellVocabularyFromLinearLayers) {
-  const std::vector<WeightSpec> table = MustTable(Config(), {1, 1}, 0);
+  const std::vector<WeightSpec> table = MustTable(SmallConfig(), {1, 1}, 0);
   EXPECT_EQ(Find(table, "embed").role, WeightRole::kEmbedding);
   EXPECT_EQ(Find(table, "head").role, WeightRole::kEmbedding);
   EXPECT_EQ(Find(table, "final_norm").role, WeightRole::kNorm);
@@ -187,7 +151,7 @@ TEST(WeightTable, RanksTogetherCoverEveryElement) {
   for (const int64_t kv_heads : {1, 2, 12}) {
     for (int64_t tp = 1; tp <= 4; ++tp) {
       for (int64_t pp = 1; pp <= 3; ++pp) {
-        ModelConfig config = Config();
+        ModelConfig config = SmallConfig();
         config.kv_heads = kv_heads;
         if (kv_heads % tp != 0 && tp % kv_heads != 0) continue;
         SCOPED_TRACE(absl::StrCat("kv ", kv_heads, " tp ", tp, " pp ", pp));
@@ -209,8 +173,8 @@ TEST(WeightTable, RanksTogetherCoverEveryElement) {
 
 TEST(WeightTable, PartsFillTheirBufferOnceButForPaddingOfTheVocabulary) {
   for (int64_t rank = 0; rank < 8; ++rank) {
-    ASSERT_OK_AND_ASSIGN(const Shard shard, MakeShard(Config(), {4, 2}, rank, 8));
-    for (const WeightSpec& spec : MustTable(Config(), {4, 2}, rank)) {
+    ASSERT_OK_AND_ASSIGN(const Shard shard, MakeShard(SmallConfig(), {4, 2}, rank, 8));
+    for (const WeightSpec& spec : MustTable(SmallConfig(), {4, 2}, rank)) {
       SCOPED_TRACE(spec.name);
       std::vector<int> counts(static_cast<size_t>(spec.rows * spec.cols));
       for (const WeightPart& part : spec.parts) {
@@ -235,7 +199,7 @@ TEST(WeightTable, PartsFillTheirBufferOnceButForPaddingOfTheVocabulary) {
 
 // 9 rows in widths of 8: the fourth rank has none of them, and a buffer as high as the others'.
 TEST(WeightTable, RanksBeyondTheVocabularyHoldOnlyPadding) {
-  ModelConfig config = Config();
+  ModelConfig config = SmallConfig();
   config.vocab = 9;
   const std::vector<WeightSpec> table = MustTable(config, {4, 1}, 3);
   EXPECT_EQ(Find(table, "embed").rows, 8);
@@ -243,7 +207,7 @@ TEST(WeightTable, RanksBeyondTheVocabularyHoldOnlyPadding) {
 }
 
 TEST(WeightTable, RoutedExpertsAreUnimplemented) {
-  ModelConfig config = Config();
+  ModelConfig config = SmallConfig();
   config.moe.experts = 8;
   EXPECT_THAT(WeightTable(config, Shard()),
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("routed experts")));
@@ -298,7 +262,7 @@ INSTANTIATE_TEST_SUITE_P(All, TestModelTest, ::testing::ValuesIn(kTestModels));
 
 class CheckTensorsTest : public ::testing::Test {
  protected:
-  // The header entries that Config() needs, as BF16, without offsets.
+  // The header entries that SmallConfig() needs, as BF16, without offsets.
   void SetUp() override {
     for (const WeightSpec& spec : MustTable(config_, {1, 1}, 0)) {
       const bool vector = spec.role == WeightRole::kNorm || spec.role == WeightRole::kBias;
@@ -328,7 +292,7 @@ class CheckTensorsTest : public ::testing::Test {
     return checkpoint.ok() ? CheckTensors(config_, *checkpoint) : checkpoint.status();
   }
 
-  ModelConfig config_ = Config();
+  ModelConfig config_ = SmallConfig();
   std::map<std::string, json> shapes_;
   std::map<std::string, std::string> dtypes_;
   std::map<std::string, char> last_bytes_;
@@ -408,172 +372,6 @@ TEST_F(CheckTensorsTest, AnUntiedModelNeedsItsHead) {
 TEST_F(CheckTensorsTest, RoutedModelsAreUnimplemented) {
   config_.moe.experts = 8;
   EXPECT_THAT(Check(), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("routed experts")));
-}
-
-// d 128, 4 heads of 64 on 2, f 416 (13 groups of 32), vocabulary 200.
-ModelConfig QuantConfigOf(int64_t group = 32) {
-  ModelConfig config = Config();
-  config.layers = 1;
-  config.hidden = 128;
-  config.heads = 4;
-  config.head_size = 64;
-  config.intermediate = 416;
-  config.vocab = 200;
-  config.quant = {QuantMethod::kGptq, 4, group, true};
-  return config;
-}
-
-// Every input in the group of its reversed place.
-std::vector<int32_t> Reversed(int64_t k, int64_t group) {
-  std::vector<int32_t> g_idx;
-  for (int64_t i = 0; i < k; ++i) g_idx.push_back(static_cast<int32_t>((k - 1 - i) / group));
-  return g_idx;
-}
-
-// All linear layers but the head in the model's format; change them before SetModules().
-QuantModules Modules(const ModelConfig& config) {
-  QuantModules found = {.base = config.quant};
-  for (const LinearModule& m : LinearModules(config)) {
-    if (m.name != "lm_head") found.modules[m.name].format = config.quant;
-  }
-  return found;
-}
-
-void SetModules(ModelConfig& config, QuantModules modules) {
-  config.quant_modules = std::make_shared<const QuantModules>(std::move(modules));
-}
-
-TEST(PackedTable, LayersAlikeShareAMatrix) {
-  const std::vector<WeightSpec> table = MustTable(QuantConfigOf(), {1, 1}, 0);
-  const WeightSpec& qkv = Find(table, "layers.0.qkv");
-  ASSERT_TRUE(qkv.is_packed());
-  EXPECT_EQ(qkv.rows, (4 + 2 + 2) * 64);
-  ASSERT_EQ(qkv.packed.parts.size(), 3u);
-  EXPECT_EQ(qkv.packed.parts[2].dst_row, (4 + 2) * 64);
-  EXPECT_FALSE(qkv.packed.ordered);
-  EXPECT_FALSE(Find(table, "head").is_packed());
-}
-
-// 13 groups over two ranks: 7 and 6, for gate and up rows as for down's inputs.
-TEST(PackedTable, FeedForwardSplitsOnWholeGroupsOfDown) {
-  for (const int64_t rank : {0, 1}) {
-    const std::vector<WeightSpec> table = MustTable(QuantConfigOf(), {2, 1}, rank);
-    const Range rows = rank == 0 ? Range{0, 224} : Range{224, 416};
-    EXPECT_EQ(Find(table, "layers.0.gate_up").packed.parts[1].rows, rows);
-    const QuantInputs& down = *Find(table, "layers.0.down").packed.inputs;
-    EXPECT_EQ(down.first, rows.begin);
-    EXPECT_EQ(down.k, rows.size());
-    EXPECT_TRUE(down.group_of_step.empty());
-  }
-}
-
-// 4 groups of 128 over eight ranks would leave four of them without work.
-TEST(PackedTable, FewGroupsAreCutAtWordsOfTheFile) {
-  ModelConfig config = QuantConfigOf(128);
-  config.heads = 8;
-  config.kv_heads = 8;
-  const std::vector<WeightSpec> table = MustTable(config, {8, 1}, 1);
-  const QuantInputs& down = *Find(table, "layers.0.down").packed.inputs;
-  EXPECT_EQ(down.first, 64);  // 13 units of 32: 2 each for five ranks
-  EXPECT_EQ(down.k, 64);
-}
-
-TEST(PackedTable, LayersUnlikeStandAlone) {
-  ModelConfig config = QuantConfigOf();
-  QuantModules modules = Modules(config);
-  modules.modules["model.layers.0.self_attn.v_proj"].format.bits = 8;
-  modules.modules.erase("model.layers.0.mlp.up_proj");
-  SetModules(config, modules);
-  const std::vector<WeightSpec> table = MustTable(config, {1, 1}, 0);
-  EXPECT_EQ(Find(table, "layers.0.q").packed.bits, 4);
-  EXPECT_EQ(Find(table, "layers.0.v").packed.bits, 8);
-  EXPECT_TRUE(Find(table, "layers.0.gate").is_packed());
-  EXPECT_FALSE(Find(table, "layers.0.up").is_packed());
-  EXPECT_THAT(Names(table), Not(Contains("layers.0.qkv")));
-}
-
-TEST(PackedTable, LayersOfOneWidthInMemoryShareAMatrixWithZeroPointsIfOneHasThem) {
-  ModelConfig config = QuantConfigOf();
-  QuantModules modules = Modules(config);
-  modules.modules["model.layers.0.self_attn.k_proj"].format.bits = 3;
-  modules.modules["model.layers.0.self_attn.k_proj"].format.symmetric = false;
-  SetModules(config, modules);
-  const std::vector<WeightSpec> table = MustTable(config, {1, 1}, 0);
-  const WeightSpec& qkv = Find(table, "layers.0.qkv");
-  EXPECT_TRUE(qkv.packed.zeros);
-}
-
-TEST(PackedTable, LayersOfDifferentInputOrderStandAlone) {
-  ModelConfig config = QuantConfigOf();
-  QuantModules modules = Modules(config);
-  for (const char* name : {"q_proj", "k_proj"})
-    modules.modules[std::string("model.layers.0.self_attn.") + name].g_idx = Reversed(128, 32);
-  SetModules(config, modules);
-  const std::vector<WeightSpec> table = MustTable(config, {1, 1}, 0);
-  EXPECT_TRUE(Find(table, "layers.0.q").packed.ordered);
-  EXPECT_FALSE(Find(table, "layers.0.v").packed.ordered);
-}
-
-// gate and up rows lie as down wants its inputs, which then needs no order at run time.
-TEST(PackedTable, DownsOrderIsFoldedIntoTheRowsOfGateAndUp) {
-  ModelConfig config = QuantConfigOf();
-  QuantModules modules = Modules(config);
-  modules.modules["model.layers.0.mlp.down_proj"].g_idx = Reversed(416, 32);
-  SetModules(config, modules);
-  std::vector<int> held(416, 0);
-  for (const int64_t rank : {0, 1}) {
-    const std::vector<WeightSpec> table = MustTable(config, {2, 1}, rank);
-    const WeightSpec& down = Find(table, "layers.0.down");
-    const WeightSpec& gate_up = Find(table, "layers.0.gate_up");
-    EXPECT_FALSE(down.packed.ordered);
-    ASSERT_NE(gate_up.packed.parts[0].order, nullptr);
-    EXPECT_EQ(*gate_up.packed.parts[0].order, down.packed.inputs->source);
-    EXPECT_EQ(gate_up.rows, 2 * down.cols);
-    for (const int32_t row : down.packed.inputs->source) ++held[static_cast<size_t>(row)];
-  }
-  EXPECT_THAT(held, ::testing::Each(1));
-}
-
-TEST(PackedTable, DownsOrderIsFoldedIntoDenseRowsToo) {
-  ModelConfig config = QuantConfigOf();
-  QuantModules modules = Modules(config);
-  modules.modules["model.layers.0.mlp.down_proj"].g_idx = Reversed(416, 32);
-  modules.modules.erase("model.layers.0.mlp.gate_proj");
-  SetModules(config, modules);
-  const std::vector<WeightSpec> table = MustTable(config, {2, 1}, 1);
-  const WeightSpec& down = Find(table, "layers.0.down");
-  const WeightSpec& gate = Find(table, "layers.0.gate");
-  EXPECT_FALSE(down.packed.ordered);
-  ASSERT_EQ(gate.parts.size(), 1u);
-  ASSERT_NE(gate.parts[0].order, nullptr);
-  EXPECT_EQ(*gate.parts[0].order, down.packed.inputs->source);
-  EXPECT_EQ(gate.rows, down.cols);
-}
-
-TEST(PackedTable, AnOutputProjectionSortsItsHeadsInputs) {
-  ModelConfig config = QuantConfigOf();
-  QuantModules modules = Modules(config);
-  modules.modules["model.layers.0.self_attn.o_proj"].g_idx = Reversed(256, 32);
-  SetModules(config, modules);
-  const std::vector<WeightSpec> table = MustTable(config, {2, 1}, 1);
-  const WeightSpec& o = Find(table, "layers.0.o");
-  EXPECT_TRUE(o.packed.ordered);
-  EXPECT_EQ(o.packed.first_input, 128);
-  EXPECT_THAT(o.packed.inputs->groups, ElementsAre(0, 1, 2, 3));
-  EXPECT_EQ(o.packed.inputs->source.front(), 224);  // group 0 holds the last inputs
-}
-
-TEST(PackedTable, AQuantizedHeadIsPackedEvenWhereEmbeddingsAreTied) {
-  ModelConfig config = QuantConfigOf();
-  config.tied_embeddings = true;
-  QuantModules modules = Modules(config);
-  modules.modules["lm_head"].format = config.quant;
-  SetModules(config, modules);
-  const std::vector<WeightSpec> table = MustTable(config, {2, 1}, 1);
-  const WeightSpec& head = Find(table, "head");
-  EXPECT_TRUE(head.is_packed());
-  EXPECT_EQ(head.rows, 104);  // 200 in two shards of 104
-  EXPECT_EQ(head.packed.parts[0].rows, (Range{104, 200}));
 }
 
 }  // namespace
