@@ -29,7 +29,8 @@ while (($#)); do
   case $1 in
     --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --list-programs) # for tools/pack.sh
-      printf '%s\n' "$gpu_suites" "$shared_gpu_suites" "$multigpu_suites" gemm_bench attention_bench all_reduce_bench \
+      printf '%s\n' "$gpu_suites" "$shared_gpu_suites" "$multigpu_suites" gemm_bench packed_gemm_bench packed_rows_bench \
+        attention_bench all_reduce_bench \
         tessera tessera-coordinator tessera-worker
       exit 0 ;;
     --build-dir | --only | --match | --out | --commit) (($# >= 2)) || bad_usage "$1: its value is missing" ;;&
@@ -193,6 +194,8 @@ run_sanitizer() {
 run_kernels() {
   local ranks
   step 300 gemm_bench "$(program gemm_bench)"
+  step 300 packed_gemm_bench "$(program packed_gemm_bench)"
+  step 300 packed_rows_bench "$(program packed_rows_bench)" table
   step 300 attention_bench "$(program attention_bench)"
   for ranks in 2 4; do
     ((ranks <= gpus)) || continue

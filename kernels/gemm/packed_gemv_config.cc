@@ -49,19 +49,19 @@ int64_t BlockTiles(const PackedGemvPlan& plan) {
   return plan.block_tiles + (plan.larger_blocks > 0 ? 1 : 0);
 }
 
-PackedGemvForm FormOf(const PackedGemvProblem& p, int64_t chunks) {
-  const bool large = Parts(p) * p.n * PackedRowBytes(p.bits, p.k) >= kLargeBytes;
+bool IsLarge(const PackedGemvProblem& p, int64_t chunks) {
+  const int64_t bytes = Parts(p) * p.n * PackedRowBytes(p.bits, p.k);
   const int64_t rounds = CeilDiv(chunks, PackedGemvMaxWarps(PackedGemvForm::kSmall));
-  return large || rounds > kSmallRounds ? PackedGemvForm::kLarge : PackedGemvForm::kSmall;
+  return bytes >= kLargeBytes || rounds > kSmallRounds;
 }
 
-// Cuts a block's outputs into strips of at most `pairs` pairs of tiles.
-void SetStrips(PackedGemvPlan& plan, const PackedGemvProblem& p, int64_t pairs) {
+// Cuts a block's outputs into strips and the strips' chunks into rounds.
+void SetStrips(PackedGemvPlan& plan, const PackedGemvProblem& p) {
   const int64_t tiles = BlockTiles(plan), pair_tiles = p.gated ? 1 : 2;
-  plan.strips = Int(CeilDiv(tiles, pairs * pair_tiles));
+  plan.pairs = PackedGemvPairs(plan.form);
+  plan.strips = Int(CeilDiv(tiles, plan.pairs * pair_tiles));
   plan.strip_tiles = Int(CeilDiv(tiles, plan.strips));
   plan.strips = Int(CeilDiv(tiles, plan.strip_tiles));
-  plan.pairs = Int(CeilDiv(plan.strip_tiles, pair_tiles));
   plan.rounds = Int(CeilDiv(plan.chunks, plan.warps));
 }
 
@@ -73,19 +73,22 @@ double Slots(const PackedGemvPlan& plan) {
 }
 
 void ChooseWork(PackedGemvPlan& plan, const PackedGemvProblem& p) {
+  using enum PackedGemvForm;
   PackedGemvPlan best = plan;
   double best_slots = std::numeric_limits<double>::infinity();
-
-  const int most = PackedGemvMaxWarps(plan.form);
-  for (int warps = most; warps >= most * 3 / 5; --warps)
-    for (int pairs = PackedGemvMaxPairs(plan.form); pairs >= 1; --pairs) {
-      plan.warps = warps;
-      SetStrips(plan, p, pairs);
+  const bool large = IsLarge(p, plan.chunks);
+  for (const PackedGemvForm form : {kSmall, kTall, kLarge}) {
+    if ((form == kLarge) != large) continue;
+    plan.form = form;
+    const int most = PackedGemvMaxWarps(form);
+    for (plan.warps = most; plan.warps >= most * 3 / 5; --plan.warps) {
+      SetStrips(plan, p);
       const double slots = Slots(plan);
       if (slots >= best_slots * 0.999) continue;
       best = plan;
       best_slots = slots;
     }
+  }
   plan = best;
 }
 
@@ -137,7 +140,6 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   PackedGemvPlan plan;
   plan.segment = SegmentOf(p);
   plan.chunks = Int(CeilDiv(p.k, PackedBlock(p.bits)));
-  plan.form = FormOf(p, plan.chunks);
   plan.blocks = Int(std::min<int64_t>(gpu.sm_count, p.n / kTileRows));
   plan.block_tiles = Int(p.n / kTileRows / plan.blocks);
   plan.larger_blocks = Int(p.n / kTileRows % plan.blocks);

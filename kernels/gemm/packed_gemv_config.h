@@ -11,20 +11,18 @@ namespace tessera {
 inline constexpr int kPackedGemvMaxRows = 8;  // rows of x
 inline constexpr int kPackedGemvMaxStages = 8;
 
-// How a kernel is compiled. Small leaves a multiprocessor's registers and shared memory for blocks
-// of the next two kernels, which load while this one ends.
-enum class PackedGemvForm { kSmall, kLarge };
-// Blocks of a multiprocessor, warps of each that multiply, beside the one that loads, and the most
-// pairs of tiles of 8 rows of w in a strip: what the registers of a thread, 80 and 96, allow.
+// How a kernel is compiled. Small and tall leave a multiprocessor's registers and shared memory for
+// blocks of the next two kernels, which load while this one ends.
+enum class PackedGemvForm { kSmall, kTall, kLarge };
+// Blocks of a multiprocessor, warps of each that multiply, beside the one that loads, and pairs of
+// tiles of 8 rows of w in a strip: what the registers of a thread, 80 and 96, allow.
 constexpr int PackedGemvResident(PackedGemvForm form) {
-  return form == PackedGemvForm::kSmall ? 3 : 1;
+  return form == PackedGemvForm::kLarge ? 1 : 3;
 }
 constexpr int PackedGemvMaxWarps(PackedGemvForm form) {
-  return form == PackedGemvForm::kSmall ? 7 : 16;
+  return form == PackedGemvForm::kLarge ? 16 : 7;
 }
-constexpr int PackedGemvMaxPairs(PackedGemvForm form) {
-  return form == PackedGemvForm::kSmall ? 3 : 2;
-}
+constexpr int PackedGemvPairs(PackedGemvForm form) { return form == PackedGemvForm::kTall ? 3 : 2; }
 
 // Partial results of x's rows: one a row and warp that has a part of it.
 inline constexpr int kPackedGemvXParts = 16;
@@ -58,7 +56,8 @@ struct PackedGemvPlan {
   int blocks = 0;
   int block_tiles = 0, larger_blocks = 0;  // tiles of outputs, the first blocks one more
   int strips = 0, strip_tiles = 0;         // of a block; of outputs in a strip but the last
-  // Pairs of tiles of w in a strip: 2 i and 2 i + 1 or, gated, i of gate and of up.
+  // PackedGemvPairs(): tiles 2 i and 2 i + 1 of w or, gated, i of gate and of up. A strip may lack
+  // the last ones; what stands in for them is multiplied and not used.
   int pairs = 0;
   int chunks = 0;        // 64-byte blocks of a row of w
   int rounds = 0;        // stages of a strip

@@ -104,7 +104,7 @@ template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemv
 __global__ void __launch_bounds__(32 * (PackedGemvMaxWarps(kForm) + 1), PackedGemvResident(kForm))
     Kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) char memory[];
-  if (kForm == PackedGemvForm::kSmall) LetNextStart();
+  if (kForm != PackedGemvForm::kLarge) LetNextStart();
   const Shared shared(p, memory);
   const BlockWork block(p.plan);
 
@@ -125,17 +125,17 @@ __global__ void __launch_bounds__(32 * (PackedGemvMaxWarps(kForm) + 1), PackedGe
 
 using KernelFn = void (*)(Params);
 
-// Kernels by [8 bits][zeros][segment][large].
+// Kernels by [8 bits][zeros][segment][form].
 template <typename T, size_t... kIndex>
 constexpr auto KernelTable(std::index_sequence<kIndex...>) {
   return std::array<KernelFn, sizeof...(kIndex)>{
-      Kernel < T, kIndex / 12 == 0 ? 4 : 8, static_cast<PackedSegment>(kIndex / 2 % 3),
-      kIndex / 6 % 2 != 0, static_cast<PackedGemvForm>(kIndex % 2) > ...};
+      Kernel < T, kIndex / 18 == 0 ? 4 : 8, static_cast<PackedSegment>(kIndex / 3 % 3),
+      kIndex / 9 % 2 != 0, static_cast<PackedGemvForm>(kIndex % 3) > ...};
 }
-constexpr size_t kKernels = 24;
+constexpr size_t kKernels = 36;
 
 constexpr size_t KernelIndex(int bits, bool zeros, PackedSegment segment, PackedGemvForm form) {
-  return (bits == 8 ? 12 : 0) + (zeros ? 6 : 0) + static_cast<size_t>(segment) * 2 +
+  return (bits == 8 ? 18 : 0) + (zeros ? 9 : 0) + static_cast<size_t>(segment) * 3 +
          static_cast<size_t>(form);
 }
 

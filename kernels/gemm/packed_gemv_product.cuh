@@ -17,7 +17,7 @@ namespace packed_gemv {
 // of x lane % 4 * 2 and the next.
 template <PackedGemvForm kForm>
 struct StripSums {
-  static constexpr int kPairs = PackedGemvMaxPairs(kForm);
+  static constexpr int kPairs = PackedGemvPairs(kForm);
   float at[kPairs][4] = {};
 
   // Writes them to `to`, [t][row_floats].
@@ -30,7 +30,6 @@ struct StripSums {
       float* place = to + row * plan.row_floats + lane / 4;
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
-        if (pair >= plan.pairs) break;
         place[0] = at[pair][column];
         place[plan.sum_at.odd] = at[pair][2 + column];
         place += plan.sum_at.step;
@@ -113,7 +112,6 @@ class ChunkProduct {
     LoadX(at.x, x);
 #pragma unroll
     for (int pair = 0; pair < StripSums<kForm>::kPairs; ++pair) {
-      if (pair >= plan_.pairs) break;
       const uint4 low = LoadShared16(at.weights);
       const uint4 high = LoadShared16(at.weights + plan_.weight_at.odd);
       const uint32_t low_words[4] = {low.x, low.y, low.z, low.w};

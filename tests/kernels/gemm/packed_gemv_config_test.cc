@@ -19,7 +19,7 @@ TEST(PlanPackedGemv, StripsCoverTheLargestBlock) {
         ASSERT_GE(plan.strips * plan.strip_tiles, tiles) << "n=" << n;
         ASSERT_LT((plan.strips - 1) * plan.strip_tiles, tiles) << "n=" << n;
         ASSERT_LE(plan.strip_tiles * (gated ? 2 : 1), 2 * plan.pairs) << "n=" << n;
-        ASSERT_LE(plan.pairs, PackedGemvMaxPairs(plan.form));
+        ASSERT_EQ(plan.pairs, PackedGemvPairs(plan.form));
         ASSERT_LE(plan.group, plan.strips);
       }
 }
@@ -81,7 +81,7 @@ TEST(PlanPackedGemv, SmallNeighboursShareAMultiprocessor) {
   const PackedGemvPlan qkv =
       PlanPackedGemv(kH200, {.t = 1, .n = 4608, .k = 3584, .normed = true, .group = 128});
   const PackedGemvPlan o = PlanPackedGemv(kH200, {.t = 1, .n = 3584, .k = 3584, .group = 128});
-  EXPECT_EQ(qkv.form, PackedGemvForm::kSmall);
+  EXPECT_EQ(qkv.form, PackedGemvForm::kTall);
   EXPECT_EQ(o.form, PackedGemvForm::kSmall);
   // Of a multiprocessor, less 1 KB that CUDA keeps for each of the blocks: three of o, or one of
   // each.
