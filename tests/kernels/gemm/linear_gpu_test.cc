@@ -6,6 +6,7 @@
 
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/linear_config.h"
+#include "tests/kernels/gemm/linear_on_device.h"
 #include "tests/kernels/gemm/linear_reference.h"
 #include "tests/support/op_fixture.h"
 #include "tests/support/status_matchers.h"
@@ -14,56 +15,8 @@ namespace tessera {
 namespace {
 
 using ::testing::_;
-using testing::DeviceBytes;
 using testing::FloatArray;
-using testing::OpDevice;
 using testing::StatusIs;
-
-constexpr int kSmCount = 132;  // any value: the workspace does not depend on it
-
-// A case's arrays on the device, with redzones, and the arguments that name them.
-class OnDevice {
- public:
-  OnDevice(OpDevice& device, const LinearInputs& in)
-      : device_(device),
-        x_(device.Upload(in.shape.dtype, in.x)),
-        w_(device.Upload(in.shape.dtype, in.w)),
-        bias_(device.Upload(in.shape.dtype, in.bias)),
-        residual_(device.Upload(in.shape.dtype, in.residual)),
-        norm_weight_(device.Upload(in.shape.dtype, in.norm_weight)),
-        y_(device.Output(in.shape.y_dtype, in.shape.t * in.shape.n)),
-        workspace_(
-            device.Workspace(LinearWorkspaceBytes(Device::kCuda, kSmCount, in.shape.t, in.shape.n,
-                                                  in.shape.k, in.shape.gated, in.shape.normed))) {
-    const LinearCase& c = in.shape;
-    args_ = {.x = x_.data(),
-             .w = w_.data(),
-             .bias = c.bias ? bias_.data() : nullptr,
-             .residual = c.residual ? residual_.data() : nullptr,
-             .y = y_.data(),
-             .norm_weight = c.normed ? norm_weight_.data() : nullptr,
-             .norm_eps = in.norm_eps,
-             .gated = c.gated,
-             .t = c.t,
-             .n = c.n,
-             .k = c.k,
-             .dtype = c.dtype,
-             .weight_dtype = c.dtype,
-             .y_dtype = c.y_dtype,
-             .workspace = workspace_.data(),
-             .workspace_bytes = workspace_.bytes()};
-  }
-
-  LinearArgs& args() { return args_; }
-  absl::Status Enqueue() { return LinearCuda(args_, device_.stream()); }
-  std::vector<float> Read() { return y_.Read(); }
-
- private:
-  OpDevice& device_;
-  FloatArray x_, w_, bias_, residual_, norm_weight_, y_;
-  DeviceBytes workspace_;
-  LinearArgs args_;
-};
 
 class LinearGpu : public testing::GpuOpTest {
  protected:
@@ -76,7 +29,7 @@ class LinearGpu : public testing::GpuOpTest {
                                       << (c.bias ? " bias" : "") << (c.residual ? " residual" : "")
                                       << " " << Name(c.dtype) << " to " << Name(c.y_dtype));
     const LinearInputs in = RandomLinear(c, 7);
-    OnDevice on(gpu(), in);
+    LinearOnDevice on(gpu(), in);
     ASSERT_OK(on.Enqueue());
     const LinearMismatch bad = CompareLinear(LinearReference(in), on.Read(), c.n);
     EXPECT_EQ(bad.count, 0) << bad.worst;
@@ -167,7 +120,7 @@ TEST_F(LinearGpu, ResidualMayBeTheOutput) {
                                     .weight_dtype = DType::kBf16,
                                     .y_dtype = DType::kBf16},
                                    3);
-    OnDevice on(gpu(), in);
+    LinearOnDevice on(gpu(), in);
     const FloatArray y = gpu().Upload(DType::kBf16, in.residual);
     on.args().residual = on.args().y = y.data();
     ASSERT_OK(on.Enqueue());
@@ -187,7 +140,7 @@ TEST_F(LinearGpu, RepeatsBitForBit) {
                                           .weight_dtype = DType::kBf16,
                                           .y_dtype = DType::kBf16},
                                          5);
-    OnDevice on(gpu(), in);
+    LinearOnDevice on(gpu(), in);
     ASSERT_OK(on.Enqueue());
     const std::vector<float> first = on.Read();
     for (int i = 0; i < 5; ++i) {
@@ -210,13 +163,13 @@ TEST_F(LinearGpu, OverlappedLaunchesReadFinishedInputs) {
                                       .weight_dtype = DType::kBf16,
                                       .y_dtype = DType::kBf16},
                                      seed);
-      return std::make_unique<OnDevice>(gpu(), in);
+      return std::make_unique<LinearOnDevice>(gpu(), in);
     };
     const auto a = layer(2048, 1024, true, 1), b = layer(1024, 2048, false, 2),
                c = layer(1024, 1024, true, 3);
     b->args().x = a->args().y;
     c->args().x = b->args().y;
-    for (OnDevice* each : {a.get(), b.get(), c.get()}) {
+    for (LinearOnDevice* each : {a.get(), b.get(), c.get()}) {
       ASSERT_OK(each->Enqueue());
       ASSERT_OK(gpu().Sync());
     }
@@ -224,7 +177,7 @@ TEST_F(LinearGpu, OverlappedLaunchesReadFinishedInputs) {
     for (int run = 0; run < 20; ++run) {
       ASSERT_OK(gpu().runtime().Zero(a->args().y, t * 2048 * 2, gpu().stream()));
       ASSERT_OK(gpu().runtime().Zero(b->args().y, t * 1024 * 2, gpu().stream()));
-      for (OnDevice* each : {a.get(), b.get(), c.get()}) ASSERT_OK(each->Enqueue());
+      for (LinearOnDevice* each : {a.get(), b.get(), c.get()}) ASSERT_OK(each->Enqueue());
       ASSERT_EQ(c->Read(), expected) << "run " << run;
     }
   }
@@ -244,7 +197,7 @@ class LinearGpuErrors : public LinearGpu {
                                      .y_dtype = DType::kBf16},
                                     1));
   }
-  std::optional<OnDevice> on_;
+  std::optional<LinearOnDevice> on_;
 };
 
 TEST_F(LinearGpuErrors, NegativeSizeIsInvalid) {

@@ -7,6 +7,7 @@
 
 #include "kernels/gemm/linear_config.h"
 #include "kernels/gemm/packed_gemm.h"
+#include "tests/kernels/gemm/linear_on_device.h"
 #include "tests/kernels/gemm/packed_case.h"
 #include "tests/support/op_fixture.h"
 #include "tests/support/status_matchers.h"
@@ -15,72 +16,27 @@ namespace tessera {
 namespace {
 
 using ::testing::_;
-using testing::DeviceArray;
 using testing::DeviceBytes;
-using testing::FloatArray;
 using testing::OpDevice;
 using testing::RoundedTo;
 using testing::SeededRandom;
 using testing::StatusIs;
 
-constexpr int kSmCount = 132;  // any value: the workspace does not depend on it
 constexpr int64_t kWhole = 1 << 20;
 constexpr int64_t kMaxT = 1000, kMaxN = 1048, kMaxK = 3584;  // of the cases here
 
-// A case's arrays on the device, with redzones and poisoned outputs and scratch.
-class OnDevice {
+// One workspace for all cases: poisoned at first, then full of what earlier cases left.
+class OnDevice : public PackedOnDevice {
  public:
   OnDevice(OpDevice& device, const PackedInputs& in)
-      : device_(device),
-        values_(device.Upload(in.values)),
-        zeros_(device.Upload(in.zeros)),
-        scales_(device.Upload(in.scales)),
-        steps_(device.Upload(in.group_of_step)),
-        x_(device.Upload(in.linear.shape.dtype, in.linear.x)),
-        bias_(device.Upload(in.linear.shape.dtype, in.linear.bias)),
-        residual_(device.Upload(in.linear.shape.dtype, in.linear.residual)),
-        y_(device.Output(in.linear.shape.y_dtype, in.linear.shape.t * in.linear.shape.n)),
-        workspace_(SharedWorkspace(device)) {
-    const LinearCase& c = in.linear.shape;
-    args_ = {.x = x_.data(),
-             .packed = in.weight(),
-             .bias = c.bias ? bias_.data() : nullptr,
-             .residual = c.residual ? residual_.data() : nullptr,
-             .y = y_.data(),
-             .gated = c.gated,
-             .t = c.t,
-             .n = c.n,
-             .k = c.k,
-             .dtype = c.dtype,
-             .weight_dtype = c.dtype,
-             .y_dtype = c.y_dtype,
-             .workspace = workspace_.data(),
-             .workspace_bytes = workspace_.bytes()};
-    args_.packed.values = values_.data();
-    args_.packed.scales = scales_.data();
-    if (!in.zeros.empty()) args_.packed.zeros = zeros_.data();
-    if (!in.group_of_step.empty()) args_.packed.group_of_step = steps_.data();
-  }
-
-  LinearArgs& args() { return args_; }
-  LinearWorkspace workspace() const { return SplitLinearWorkspace(args_); }
-  cudaStream_t stream() const { return device_.stream().cuda; }
-  std::vector<float> Read() { return y_.Read(); }
+      : PackedOnDevice(device, in, &SharedWorkspace(device)) {}
 
  private:
-  // One for all cases: poisoned at first, then full of what earlier cases left.
   static const DeviceBytes& SharedWorkspace(OpDevice& device) {
     static const auto* workspace = new DeviceBytes(device.Workspace(
         LinearWorkspaceBytes(Device::kCuda, kSmCount, kMaxT, kMaxN, kMaxK, true, false)));
     return *workspace;
   }
-
-  OpDevice& device_;
-  DeviceArray<uint8_t> values_, zeros_;
-  DeviceArray<uint16_t> scales_, steps_;
-  FloatArray x_, bias_, residual_, y_;
-  const DeviceBytes& workspace_;
-  LinearArgs args_;
 };
 
 // y of one (token, output), in double, and what the kernel may be off by.
@@ -195,13 +151,13 @@ class PackedGemmGpu : public testing::GpuOpTest {
     SCOPED_TRACE(Named(c));
     const PackedInputs in = RandomPacked(c, 11);
     OnDevice on(gpu(), in);
-    ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream()));
+    ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream().cuda));
     ExpectOutputs(in, on.Read());
   }
 };
 
 TEST_F(PackedGemmGpu, MatchesTheReferenceForEveryRowCount) {
-  for (const int64_t t : {1, 17, 31, 33, 64, 65, 128, 257, 1000})
+  for (const int64_t t : {1, 9, 16, 17, 31, 33, 64, 65, 128, 257, 1000})
     for (const int bits : {4, 8})
       for (const DType dtype : {DType::kBf16, DType::kF16})
         ExpectMatches(Case({t, 264, 416}, bits, t % 2 == 0 ? 32 : 64, t % 3 == 0, dtype));
@@ -222,7 +178,7 @@ TEST_F(PackedGemmGpu, EveryTileMatchesWithWholeAndSharedTiles) {
               blocks, {.bits = bits, .t = c.linear.t, .rows = on.args().packed.n, .k = c.linear.k},
               tile, on.workspace().library_bytes);
           const absl::Status status =
-              LaunchPackedGemmByPlan(on.args(), plan, on.workspace(), on.stream());
+              LaunchPackedGemmByPlan(on.args(), plan, on.workspace(), on.stream().cuda);
           if (status.code() == absl::StatusCode::kUnimplemented) GTEST_SKIP() << status.message();
           ASSERT_OK(status);
           ExpectOutputs(in, on.Read());
@@ -281,7 +237,7 @@ TEST_F(PackedGemmGpu, RepeatsBitForBit) {
     for (int run = 0; run < 3; ++run) {
       OnDevice on(gpu(), in);
       for (int again = 0; again < 20; ++again)
-        ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream()));
+        ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream().cuda));
       results.push_back(on.Read());
     }
     EXPECT_EQ(results[0], results[1]);
@@ -302,7 +258,7 @@ TEST_F(PackedGemmGpu, PartsMatchTheReference) {
           OnDevice on(gpu(), in);
           LinearWorkspace workspace = on.workspace();
           workspace.library_bytes = library_bytes;
-          ASSERT_OK(LaunchPackedGemmByParts(on.args(), workspace, on.stream()));
+          ASSERT_OK(LaunchPackedGemmByParts(on.args(), workspace, on.stream().cuda));
           ExpectOutputs(in, on.Read(), true);
         }
 }
@@ -314,7 +270,7 @@ TEST_F(PackedGemmGpu, PartsOfRaggedGroupsMatch) {
     c.groups = 13;
     const PackedInputs in = RandomPacked(c, 7);
     OnDevice on(gpu(), in);
-    ASSERT_OK(LaunchPackedGemmByParts(on.args(), on.workspace(), on.stream()));
+    ASSERT_OK(LaunchPackedGemmByParts(on.args(), on.workspace(), on.stream().cuda));
     ExpectOutputs(in, on.Read());
   }
 }
@@ -322,9 +278,9 @@ TEST_F(PackedGemmGpu, PartsOfRaggedGroupsMatch) {
 TEST_F(PackedGemmGpu, ManyRowsGoByParts) {
   const PackedInputs in = RandomPacked(Case({.t = 1000, .n = 1040, .k = 3584}, 8, 128), 9);
   OnDevice on(gpu(), in);
-  ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream()));
+  ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream().cuda));
   const std::vector<float> chosen = on.Read();
-  ASSERT_OK(LaunchPackedGemmByParts(on.args(), on.workspace(), on.stream()));
+  ASSERT_OK(LaunchPackedGemmByParts(on.args(), on.workspace(), on.stream().cuda));
   EXPECT_EQ(chosen, on.Read());
 }
 
@@ -334,7 +290,7 @@ TEST_F(PackedGemmGpu, OtherShapesAreInvalid) {
   const auto code_with = [&](auto change) {
     LinearArgs args = on.args();
     change(args);
-    return LaunchPackedGemm(args, on.workspace(), on.stream()).code();
+    return LaunchPackedGemm(args, on.workspace(), on.stream().cuda).code();
   };
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
   EXPECT_EQ(code_with([](LinearArgs& a) { a.packed.bits = 3; }), kInvalid);
@@ -343,7 +299,7 @@ TEST_F(PackedGemmGpu, OtherShapesAreInvalid) {
   EXPECT_EQ(code_with([](LinearArgs& a) { a.n = 56; }), kInvalid);
   LinearWorkspace none = on.workspace();
   none.library_bytes = 1024;
-  EXPECT_THAT(LaunchPackedGemmByParts(on.args(), none, on.stream()), StatusIs(kInvalid, _));
+  EXPECT_THAT(LaunchPackedGemmByParts(on.args(), none, on.stream().cuda), StatusIs(kInvalid, _));
   EXPECT_EQ(code_with([](LinearArgs& a) { a.dtype = DType::kF32; }),
             absl::StatusCode::kUnimplemented);
 }

@@ -5,73 +5,13 @@
 #include <gtest/gtest.h>
 
 #include "kernels/gemm/linear.h"
-#include "kernels/gemm/linear_config.h"
+#include "tests/kernels/gemm/linear_on_device.h"
 #include "tests/kernels/gemm/packed_case.h"
 #include "tests/support/op_fixture.h"
 #include "tests/support/status_matchers.h"
 
 namespace tessera {
 namespace {
-
-using testing::DeviceArray;
-using testing::DeviceBytes;
-using testing::FloatArray;
-using testing::OpDevice;
-
-constexpr int kSmCount = 132;  // any value: the workspace does not depend on it
-
-// A case's arrays on the device, with redzones, and the arguments that name them.
-class OnDevice {
- public:
-  OnDevice(OpDevice& device, const PackedInputs& in)
-      : device_(device),
-        values_(device.Upload(in.values)),
-        zeros_(device.Upload(in.zeros)),
-        scales_(device.Upload(in.scales)),
-        steps_(device.Upload(in.group_of_step)),
-        x_(device.Upload(in.linear.shape.dtype, in.linear.x)),
-        bias_(device.Upload(in.linear.shape.dtype, in.linear.bias)),
-        residual_(device.Upload(in.linear.shape.dtype, in.linear.residual)),
-        norm_weight_(device.Upload(in.linear.shape.dtype, in.linear.norm_weight)),
-        y_(device.Output(in.linear.shape.y_dtype, in.linear.shape.t * in.linear.shape.n)),
-        workspace_(device.Workspace(LinearWorkspaceBytes(
-            Device::kCuda, kSmCount, in.linear.shape.t, in.linear.shape.n, in.linear.shape.k,
-            in.linear.shape.gated, in.linear.shape.normed))) {
-    const LinearCase& c = in.linear.shape;
-    args_ = {.x = x_.data(),
-             .packed = in.weight(),
-             .bias = c.bias ? bias_.data() : nullptr,
-             .residual = c.residual ? residual_.data() : nullptr,
-             .y = y_.data(),
-             .norm_weight = c.normed ? norm_weight_.data() : nullptr,
-             .norm_eps = in.linear.norm_eps,
-             .gated = c.gated,
-             .t = c.t,
-             .n = c.n,
-             .k = c.k,
-             .dtype = c.dtype,
-             .weight_dtype = c.dtype,
-             .y_dtype = c.y_dtype,
-             .workspace = workspace_.data(),
-             .workspace_bytes = workspace_.bytes()};
-    args_.packed.values = values_.data();
-    args_.packed.scales = scales_.data();
-    if (!in.zeros.empty()) args_.packed.zeros = zeros_.data();
-    if (!in.group_of_step.empty()) args_.packed.group_of_step = steps_.data();
-  }
-
-  LinearArgs& args() { return args_; }
-  absl::Status Enqueue() { return LinearCuda(args_, device_.stream()); }
-  std::vector<float> Read() { return y_.Read(); }
-
- private:
-  OpDevice& device_;
-  DeviceArray<uint8_t> values_, zeros_;
-  DeviceArray<uint16_t> scales_, steps_;
-  FloatArray x_, bias_, residual_, norm_weight_, y_;
-  DeviceBytes workspace_;
-  LinearArgs args_;
-};
 
 class PackedGemvGpu : public testing::GpuOpTest {
  protected:
@@ -85,7 +25,7 @@ class PackedGemvGpu : public testing::GpuOpTest {
                  << Name(l.y_dtype) << " bits " << c.bits << " group " << c.group
                  << (c.zeros ? " zeros" : "") << (c.ragged ? " ragged" : ""));
     const PackedInputs in = RandomPacked(c, 7);
-    OnDevice on(gpu(), in);
+    PackedOnDevice on(gpu(), in);
     ASSERT_OK(on.Enqueue());
     const LinearMismatch bad = CompareLinear(LinearReference(in.linear), on.Read(), l.n);
     EXPECT_EQ(bad.count, 0) << bad.worst;
@@ -97,7 +37,7 @@ TEST_F(PackedGemvGpu, MatchesTheReferenceForEveryFormat) {
     for (const int bits : {4, 8})
       for (const bool zeros : {false, true})
         for (const int64_t group : {32, 64, 128, 256, 1 << 20})
-          for (const int64_t t : {1, 16})
+          for (const int64_t t : {1, 8})
             for (const int64_t k : {16, 416, 896})
               ExpectMatchesReference(
                   {.linear = {.t = t, .n = 520, .k = k, .dtype = dtype, .y_dtype = dtype},
@@ -110,7 +50,7 @@ TEST_F(PackedGemvGpu, MatchesTheReferenceForRaggedGroups) {
   for (const DType dtype : {DType::kBf16, DType::kF16})
     for (const int bits : {4, 8})
       for (const bool zeros : {false, true})
-        for (const int64_t t : {1, 16})
+        for (const int64_t t : {1, 8})
           ExpectMatchesReference(
               {.linear = {.t = t, .n = 520, .k = 720, .dtype = dtype, .y_dtype = dtype},
                .bits = bits,
@@ -121,14 +61,14 @@ TEST_F(PackedGemvGpu, MatchesTheReferenceForRaggedGroups) {
 
 TEST_F(PackedGemvGpu, MatchesTheReferenceForEveryRowCount) {
   for (const int bits : {4, 8})
-    for (int64_t t = 1; t <= 16; ++t)
+    for (int64_t t = 1; t <= 8; ++t)
       ExpectMatchesReference({.linear = {.t = t, .n = 520, .k = 416}, .bits = bits, .zeros = true});
 }
 
 TEST_F(PackedGemvGpu, MatchesTheReferenceForEveryTileCount) {
   // 132 blocks: 2, 8, 10, 18, 26, 34, 42, 50, 58, 66 and 134 outputs at most.
   for (const int64_t n : {8, 16, 136, 1000, 1152, 2312, 3400, 4400, 5512, 6568, 7624, 8648, 17600})
-    for (const int64_t t : {1, 3, 16})
+    for (const int64_t t : {1, 3, 8})
       for (const int bits : {4, 8})
         ExpectMatchesReference({.linear = {.t = t, .n = n, .k = 144}, .bits = bits, .zeros = true});
 }
@@ -137,7 +77,7 @@ TEST_F(PackedGemvGpu, GatesWithSilu) {
   for (const int bits : {4, 8})
     for (const bool zeros : {false, true})
       for (const int64_t n : {8, 136, 1008, 4864})
-        for (const int64_t t : {1, 5, 16}) {
+        for (const int64_t t : {1, 5, 8}) {
           ExpectMatchesReference(
               {.linear = {.t = t, .n = n, .k = 80, .gated = true}, .bits = bits, .zeros = zeros});
           ExpectMatchesReference(
@@ -150,13 +90,13 @@ TEST_F(PackedGemvGpu, GatesWithSilu) {
 
 TEST_F(PackedGemvGpu, NormalisesItsInput) {
   // Inside the kernel while x fits beside the ring, before it otherwise.
-  for (const int64_t t : {1, 2, 3, 5, 9, 16})
+  for (const int64_t t : {1, 2, 3, 5, 8})
     for (const int64_t k : {48, 896, 4096})
       ExpectMatchesReference({.linear = {.t = t, .n = 152, .k = k, .normed = true, .bias = true}});
 }
 
 TEST_F(PackedGemvGpu, AddsBiasAndResidualAndWritesF32) {
-  for (const int64_t t : {1, 5, 16}) {
+  for (const int64_t t : {1, 5, 8}) {
     ExpectMatchesReference({.linear = {.t = t, .n = 200, .k = 128, .bias = true}});
     ExpectMatchesReference({.linear = {.t = t, .n = 200, .k = 128, .residual = true}});
     ExpectMatchesReference({.linear = {.t = t,
@@ -170,7 +110,7 @@ TEST_F(PackedGemvGpu, AddsBiasAndResidualAndWritesF32) {
 }
 
 TEST_F(PackedGemvGpu, ModelShapesMatchTheReference) {
-  for (const int64_t t : {1, 4, 16}) {
+  for (const int64_t t : {1, 2}) {  // past 80 KB of x another kernel serves
     ExpectMatchesReference(
         {.linear = {.t = t, .n = 1152, .k = 3584, .normed = true, .bias = true}});
     ExpectMatchesReference({.linear = {.t = t, .n = 136, .k = 18944, .residual = true}});
@@ -180,7 +120,7 @@ TEST_F(PackedGemvGpu, ModelShapesMatchTheReference) {
 }
 
 TEST_F(PackedGemvGpu, RepeatsBitForBit) {
-  for (const int64_t t : {1, 16}) {
+  for (const int64_t t : {1, 8}) {
     const PackedInputs in = RandomPacked({.linear = {.t = t,
                                                      .n = 3000,
                                                      .k = 2048,
@@ -190,7 +130,7 @@ TEST_F(PackedGemvGpu, RepeatsBitForBit) {
                                                      .y_dtype = DType::kBf16},
                                           .zeros = true},
                                          5);
-    OnDevice on(gpu(), in);
+    PackedOnDevice on(gpu(), in);
     ASSERT_OK(on.Enqueue());
     const std::vector<float> first = on.Read();
     for (int i = 0; i < 5; ++i) {
@@ -203,21 +143,22 @@ TEST_F(PackedGemvGpu, RepeatsBitForBit) {
 // Three layers whose outputs feed the next, so that a kernel that starts early and reads before
 // its input is complete gives other numbers than with a wait between the layers.
 TEST_F(PackedGemvGpu, OverlappedLaunchesReadFinishedInputs) {
-  for (const int64_t t : {1, 7, 16}) {
+  for (const int64_t t : {1, 7}) {
     const auto layer = [&](int64_t n, int64_t k, bool normed, uint32_t seed) {
-      return std::make_unique<OnDevice>(gpu(), RandomPacked({.linear = {.t = t,
-                                                                        .n = n,
-                                                                        .k = k,
-                                                                        .normed = normed,
-                                                                        .dtype = DType::kBf16,
-                                                                        .y_dtype = DType::kBf16}},
-                                                            seed));
+      return std::make_unique<PackedOnDevice>(gpu(),
+                                              RandomPacked({.linear = {.t = t,
+                                                                       .n = n,
+                                                                       .k = k,
+                                                                       .normed = normed,
+                                                                       .dtype = DType::kBf16,
+                                                                       .y_dtype = DType::kBf16}},
+                                                           seed));
     };
     const auto a = layer(2048, 1024, true, 1), b = layer(1024, 2048, false, 2),
                c = layer(1024, 1024, true, 3);
     b->args().x = a->args().y;
     c->args().x = b->args().y;
-    for (OnDevice* each : {a.get(), b.get(), c.get()}) {
+    for (PackedOnDevice* each : {a.get(), b.get(), c.get()}) {
       ASSERT_OK(each->Enqueue());
       ASSERT_OK(gpu().Sync());
     }
@@ -225,7 +166,7 @@ TEST_F(PackedGemvGpu, OverlappedLaunchesReadFinishedInputs) {
     for (int run = 0; run < 20; ++run) {
       ASSERT_OK(gpu().runtime().Zero(a->args().y, t * 2048 * 2, gpu().stream()));
       ASSERT_OK(gpu().runtime().Zero(b->args().y, t * 1024 * 2, gpu().stream()));
-      for (OnDevice* each : {a.get(), b.get(), c.get()}) ASSERT_OK(each->Enqueue());
+      for (PackedOnDevice* each : {a.get(), b.get(), c.get()}) ASSERT_OK(each->Enqueue());
       ASSERT_EQ(c->Read(), expected) << "run " << run;
     }
   }
