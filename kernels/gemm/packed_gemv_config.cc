@@ -22,10 +22,10 @@ constexpr int64_t kSmallShared = 74 * 1024;
 constexpr int64_t kEarlyBytes = 72 * 1024;
 constexpr int kGoodStages = 3;
 constexpr int kIdleWarps = 6;  // whose slots a round leaves empty
-// Packed weights past this size, or k past so many rounds of few warps, are worth all of a
-// multiprocessor (packed_gemm_bench m1, H200, 2026-11-21).
+// Packed weights past this size, or k past this, are worth all of a multiprocessor
+// (packed_gemm_bench m1, H200, 2026-11-21).
 constexpr int64_t kLargeBytes = 20'000'000;
-constexpr int64_t kSmallRounds = 5;
+constexpr int64_t kLargeK = 4097;
 // Past this x the many-row kernel is faster (packed_gemm_bench rows, H200, 2026-11-21).
 constexpr int64_t kMaxXBytes = 80 * 1024;
 
@@ -49,10 +49,8 @@ int64_t BlockTiles(const PackedGemvPlan& plan) {
   return plan.block_tiles + (plan.larger_blocks > 0 ? 1 : 0);
 }
 
-bool IsLarge(const PackedGemvProblem& p, int64_t chunks) {
-  const int64_t bytes = Parts(p) * p.n * PackedRowBytes(p.bits, p.k);
-  const int64_t rounds = CeilDiv(chunks, PackedGemvMaxWarps(PackedGemvForm::kSmall));
-  return bytes >= kLargeBytes || rounds > kSmallRounds;
+bool IsLarge(const PackedGemvProblem& p) {
+  return Parts(p) * p.n * PackedRowBytes(p.bits, p.k) >= kLargeBytes || p.k >= kLargeK;
 }
 
 // Cuts a block's outputs into strips and the strips' chunks into rounds.
@@ -76,7 +74,7 @@ void ChooseWork(PackedGemvPlan& plan, const PackedGemvProblem& p) {
   using enum PackedGemvForm;
   PackedGemvPlan best = plan;
   double best_slots = std::numeric_limits<double>::infinity();
-  const bool large = IsLarge(p, plan.chunks);
+  const bool large = IsLarge(p);
   for (const PackedGemvForm form : {kSmall, kTall, kLarge}) {
     if ((form == kLarge) != large) continue;
     plan.form = form;
