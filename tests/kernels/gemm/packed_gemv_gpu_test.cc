@@ -97,7 +97,7 @@ TEST_F(PackedGemvGpu, MatchesTheReferenceForEveryFormat) {
     for (const int bits : {4, 8})
       for (const bool zeros : {false, true})
         for (const int64_t group : {32, 64, 128, 256, 1 << 20})
-          for (const int64_t t : {1, 16})
+          for (const int64_t t : {1, 8})
             for (const int64_t k : {16, 416, 896})
               ExpectMatchesReference(
                   {.linear = {.t = t, .n = 520, .k = k, .dtype = dtype, .y_dtype = dtype},
@@ -106,11 +106,39 @@ TEST_F(PackedGemvGpu, MatchesTheReferenceForEveryFormat) {
                    .zeros = zeros});
 }
 
+// One scale for all of k, which ends inside a block of 64 bytes.
+TEST_F(PackedGemvGpu, MatchesTheReferenceForAGroupOfExactlyK) {
+  for (const int bits : {4, 8})
+    for (const bool zeros : {false, true})
+      for (const int64_t k : {48, 80, 112, 160, 464})
+        ExpectMatchesReference(
+            {.linear = {.t = 3, .n = 136, .k = k}, .bits = bits, .group = k, .zeros = zeros});
+}
+
+// k of more rounds than the small form takes.
+TEST_F(PackedGemvGpu, MatchesTheReferenceForLongK) {
+  constexpr int64_t kLong = 4880;
+  for (const DType dtype : {DType::kBf16, DType::kF16})
+    for (const int bits : {4, 8})
+      for (const bool zeros : {false, true})
+        for (const int64_t t : {1, 8}) {
+          const LinearCase plain = {.t = t, .n = 40, .k = kLong, .dtype = dtype, .y_dtype = dtype};
+          for (const int64_t group : {32, 64, 256})
+            ExpectMatchesReference({.linear = plain, .bits = bits, .group = group, .zeros = zeros});
+          ExpectMatchesReference(
+              {.linear = plain, .bits = bits, .zeros = zeros, .ragged = true, .groups = 7});
+        }
+  // Several strips of a block, gated and not.
+  for (const bool gated : {false, true})
+    ExpectMatchesReference(
+        {.linear = {.t = 8, .n = gated ? 2648 : 5288, .k = kLong, .gated = gated}, .zeros = true});
+}
+
 TEST_F(PackedGemvGpu, MatchesTheReferenceForRaggedGroups) {
   for (const DType dtype : {DType::kBf16, DType::kF16})
     for (const int bits : {4, 8})
       for (const bool zeros : {false, true})
-        for (const int64_t t : {1, 16})
+        for (const int64_t t : {1, 8})
           ExpectMatchesReference(
               {.linear = {.t = t, .n = 520, .k = 720, .dtype = dtype, .y_dtype = dtype},
                .bits = bits,
@@ -126,9 +154,9 @@ TEST_F(PackedGemvGpu, MatchesTheReferenceForEveryRowCount) {
 }
 
 TEST_F(PackedGemvGpu, MatchesTheReferenceForEveryTileCount) {
-  // 132 blocks: 2, 8, 10, 18, 26, 34, 42, 50, 58, 66 and 134 outputs at most.
+  // 132 blocks: 1 to 6, 8, 9 and 17 tiles of 8 outputs at most, in one strip or several.
   for (const int64_t n : {8, 16, 136, 1000, 1152, 2312, 3400, 4400, 5512, 6568, 7624, 8648, 17600})
-    for (const int64_t t : {1, 3, 16})
+    for (const int64_t t : {1, 3, 8})
       for (const int bits : {4, 8})
         ExpectMatchesReference({.linear = {.t = t, .n = n, .k = 144}, .bits = bits, .zeros = true});
 }
@@ -137,7 +165,7 @@ TEST_F(PackedGemvGpu, GatesWithSilu) {
   for (const int bits : {4, 8})
     for (const bool zeros : {false, true})
       for (const int64_t n : {8, 136, 1008, 4864})
-        for (const int64_t t : {1, 5, 16}) {
+        for (const int64_t t : {1, 5, 8}) {
           ExpectMatchesReference(
               {.linear = {.t = t, .n = n, .k = 80, .gated = true}, .bits = bits, .zeros = zeros});
           ExpectMatchesReference(
@@ -149,14 +177,14 @@ TEST_F(PackedGemvGpu, GatesWithSilu) {
 }
 
 TEST_F(PackedGemvGpu, NormalisesItsInput) {
-  // Inside the kernel while x fits beside the ring, before it otherwise.
-  for (const int64_t t : {1, 2, 3, 5, 9, 16})
+  // Inside the few-row kernel, ahead of the many-row one (9 rows).
+  for (const int64_t t : {1, 2, 3, 5, 8, 9})
     for (const int64_t k : {48, 896, 4096})
       ExpectMatchesReference({.linear = {.t = t, .n = 152, .k = k, .normed = true, .bias = true}});
 }
 
 TEST_F(PackedGemvGpu, AddsBiasAndResidualAndWritesF32) {
-  for (const int64_t t : {1, 5, 16}) {
+  for (const int64_t t : {1, 5, 8}) {
     ExpectMatchesReference({.linear = {.t = t, .n = 200, .k = 128, .bias = true}});
     ExpectMatchesReference({.linear = {.t = t, .n = 200, .k = 128, .residual = true}});
     ExpectMatchesReference({.linear = {.t = t,
@@ -180,7 +208,7 @@ TEST_F(PackedGemvGpu, ModelShapesMatchTheReference) {
 }
 
 TEST_F(PackedGemvGpu, RepeatsBitForBit) {
-  for (const int64_t t : {1, 16}) {
+  for (const int64_t t : {1, 8}) {
     const PackedInputs in = RandomPacked({.linear = {.t = t,
                                                      .n = 3000,
                                                      .k = 2048,
