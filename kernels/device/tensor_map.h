@@ -48,8 +48,8 @@ inline absl::Status MapTensor(const char* what, const TensorMapShape& s, CUtenso
                             static_cast<cuuint32_t>(s.box_rows), 1};
   const cuuint32_t steps[] = {1, 1, 1};
   const CUresult result =
-      encode(map, s.type, s.planes > 0 ? 3 : 2, const_cast<void*>(s.base), sizes, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, s.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      encode(map, s.type, s.planes > 0 ? 3 : 2, const_cast<void*>(s.base), sizes, strides, box,
+             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, s.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(what, ": no tensor map of ", s.rows, " rows of ",

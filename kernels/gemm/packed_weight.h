@@ -12,10 +12,10 @@ namespace tessera {
 // i and of j's group. Pointers are device memory, 16-byte aligned. n is a multiple of 8, k of 16.
 //
 // values: tiles of 8 rows. A tile is a run of blocks of 128 (4 bits) or 64 (8 bits) successive j,
-//   512 bytes each: 64 of each row in turn. A row's part of a block is four pieces of 16 bytes; piece l belongs to lane l of a quad
-//   and holds, for each step s of 16 j of the block, what the lane feeds to mma m16n8k16:
-//   j = 16 s + {2l, 2l + 1, 2l + 8, 2l + 9}. PackedPlaceOf() says where each lies. Past k they are
-//   0, and x counts as 0 there.
+//   512 bytes each: 64 of each row in turn. A row's part of a block is four pieces of 16 bytes;
+//   piece l belongs to lane l of a quad and holds, for each step s of 16 j of the block, what the
+//   lane feeds to mma m16n8k16: j = 16 s + {2l, 2l + 1, 2l + 8, 2l + 9}. PackedPlaceOf() says where
+//   each lies. Past k they are 0, and x counts as 0 there.
 // scales: f16 [groups, n].
 // zeros: [groups, PackedZeroStride()] bytes: with 8 bits a byte a row, with 4 two rows a byte, the
 //   even row in the low nibble. Null: 2^(bits - 1) everywhere.
@@ -35,7 +35,7 @@ struct PackedWeight {
 constexpr int64_t kPackedBlockBytes = 64;  // of a row
 constexpr int64_t kPackedTileRows = 8;
 constexpr int64_t kPackedTileBytes = kPackedTileRows * kPackedBlockBytes;  // of a block
-constexpr int64_t kPackedStep = 16;  // j of one mma step
+constexpr int64_t kPackedStep = 16;                                        // j of one mma step
 
 // Successive j of a block.
 constexpr int64_t PackedBlock(int bits) { return kPackedBlockBytes * 8 / bits; }

@@ -49,7 +49,8 @@ absl::Status RepackCpu(const RepackArgs& a, const Stream& stream) {
       a.outputs, kGrainValues / (a.j_end - a.j_begin) + 1, [&](int64_t begin, int64_t end) {
         for (int64_t c = begin; c < end; ++c) {
           const int64_t row = PackedRow(a, c);
-          if (row >= 0) PackRow(a, places, c, static_cast<uint8_t*>(a.values) + PackedRowAt(a.bits, a.k, row));
+          if (row >= 0)
+            PackRow(a, places, c, static_cast<uint8_t*>(a.values) + PackedRowAt(a.bits, a.k, row));
         }
       });
   return absl::OkStatus();
