@@ -201,7 +201,7 @@ class PackedGemmGpu : public testing::GpuOpTest {
 };
 
 TEST_F(PackedGemmGpu, MatchesTheReferenceForEveryRowCount) {
-  for (const int64_t t : {1, 17, 31, 33, 64, 65, 128, 257, 1000})
+  for (const int64_t t : {1, 9, 16, 17, 31, 33, 64, 65, 128, 257, 1000})
     for (const int bits : {4, 8})
       for (const DType dtype : {DType::kBf16, DType::kF16})
         ExpectMatches(Case({t, 264, 416}, bits, t % 2 == 0 ? 32 : 64, t % 3 == 0, dtype));
