@@ -88,6 +88,5 @@ def main():
               f"{(beside - others) / MIB:,.0f} MiB of it for loading")
 
 
-
 if __name__ == "__main__":
     main()

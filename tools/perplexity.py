@@ -61,6 +61,8 @@ def measure(directory, args, windows):
         "--max-sequences", str(TOGETHER), "--timeout", "600")
     try:
         windows = windows or windows_of(tokenize(args.text), args.window)
+        if sum(len(window) - 1 for window in windows) < 2:
+            raise RuntimeError("the text has fewer than 2 tokens to score")
         with ThreadPoolExecutor(TOGETHER) as pool:
             return [loss for one in pool.map(score, windows) for loss in one], windows
     finally:

@@ -13,7 +13,8 @@ namespace tessera {
 
 // y[t, n] = norm(x)[t, k] * w[n, k]^T + bias[n] + residual[t, n], summed in fp32.
 //   norm:     when `norm_weight` is set, x's rows are RMS-normalised first:
-//             norm(x) = norm_weight * x * rsqrt(mean(x^2) + norm_eps), rounded to `dtype` once
+//             norm(x) = norm_weight * x * rsqrt(mean(x^2) + norm_eps), rounded once, to `dtype` or
+//             finer
 //   gated:    w is [2n, k], the n gate rows first; y = silu(gate) * up. No bias, no residual.
 // All pointers are device memory of the stream's device, 16-byte aligned, rows contiguous.
 struct LinearArgs {

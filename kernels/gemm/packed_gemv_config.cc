@@ -33,15 +33,20 @@ int Int(int64_t value) { return static_cast<int>(value); }
 
 int64_t Parts(const PackedGemvProblem& p) { return p.gated ? 2 : 1; }
 
+// k that share a scale; one group of all k, which may be of any size, in whole chunks.
+int64_t GroupOf(const PackedGemvProblem& p) {
+  return p.group >= p.k ? AlignUp(p.k, PackedBlock(p.bits)) : p.group;
+}
+
 PackedSegment SegmentOf(const PackedGemvProblem& p) {
   if (p.ragged) return PackedSegment::kStep;
-  return p.group >= PackedBlock(p.bits) ? PackedSegment::kBlock : PackedSegment::kTwoSteps;
+  return GroupOf(p) >= PackedBlock(p.bits) ? PackedSegment::kBlock : PackedSegment::kTwoSteps;
 }
 
 int64_t ChunkRows(const PackedGemvProblem& p) {
   const int64_t block = PackedBlock(p.bits);
   if (p.ragged) return block / kPackedStep;
-  return p.group >= block ? 1 : block / p.group;
+  return GroupOf(p) >= block ? 1 : block / GroupOf(p);
 }
 
 // The most tiles of outputs of a block.
@@ -121,7 +126,7 @@ void SetStage(PackedGemvPlan& plan, const PackedGemvProblem& p) {
 }
 
 void SetGroups(PackedGemvPlan& plan, const PackedGemvProblem& p) {
-  const int64_t chunks = std::max<int64_t>(1, p.group / PackedBlock(p.bits));
+  const int64_t chunks = std::max<int64_t>(1, GroupOf(p) / PackedBlock(p.bits));
   plan.chunks_a_group = static_cast<uint32_t>(std::min<int64_t>(chunks, plan.chunks));
   const uint64_t d = plan.chunks_a_group;
   plan.group_magic = d == 1 ? 0 : static_cast<uint32_t>(((uint64_t{1} << 32) + d - 1) / d);

@@ -1,4 +1,4 @@
-// How the warps' sums of the packed few-row kernel (packed_gemv.cuh) become outputs.
+// How the warps' sums of the packed few-row kernel (packed_gemv.h) become outputs.
 #pragma once
 
 #include <cstdint>

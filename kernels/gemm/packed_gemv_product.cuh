@@ -1,4 +1,4 @@
-// What a warp of the packed few-row kernel (packed_gemv.cuh) does with a chunk of a stage.
+// What a warp of the packed few-row kernel (packed_gemv.h) does with a chunk of a stage.
 #pragma once
 
 #include <cstdint>

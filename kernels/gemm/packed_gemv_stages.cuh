@@ -1,4 +1,4 @@
-// How the packed few-row kernel (packed_gemv.cuh) cuts its work, and how stages of it come to
+// How the packed few-row kernel (packed_gemv.h) cuts its work, and how stages of it come to
 // shared memory.
 #pragma once
 

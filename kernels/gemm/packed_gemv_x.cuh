@@ -1,4 +1,4 @@
-// How the packed few-row kernel (packed_gemv.cuh) keeps x in shared memory: normalised where asked,
+// How the packed few-row kernel (packed_gemv.h) keeps x in shared memory: normalised where asked,
 // as f16 times a power of two of each row's own.
 //
 // With the row's largest element between 2^14 and 2^15 every bf16 down to 2^-31 of it is exact, and

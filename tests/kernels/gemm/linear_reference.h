@@ -21,9 +21,8 @@ struct LinearInputs {
   LinearCase shape;
   std::vector<float> x, w, bias, residual, norm_weight;
   float norm_eps = 1e-6f;
-  // Of w's size or empty: bounds of what a kernel multiplies x with in place of w, where it sums
-  // larger numbers and takes the difference off again.
-  std::vector<float> w_terms;
+  // The kernel keeps a normed x at 11 bits and more, whatever its dtype.
+  bool fine_norm = false;
 };
 
 LinearInputs RandomLinear(const LinearCase& shape, uint32_t seed);

@@ -4,6 +4,7 @@
 
 #include "common/align.h"
 #include "common/float16.h"
+#include "kernels/gemm/packed_gemv_config.h"
 #include "tests/support/op_fixture.h"
 
 namespace tessera {
@@ -51,9 +52,8 @@ PackedInputs RandomPacked(const PackedCase& shape, uint32_t seed) {
   for (int64_t s = 0; shape.ragged && s < w.k / kPackedStep; ++s)
     in.group_of_step.push_back(static_cast<uint16_t>(random.Below(w.groups)));
 
+  in.linear.fine_norm = c.dtype != DType::kF32 && c.t <= kPackedGemvMaxRows;
   in.linear.w.resize(static_cast<size_t>(w.n * w.k));
-  const bool offset = c.dtype == DType::kBf16;
-  if (offset) in.linear.w_terms.resize(in.linear.w.size());
   for (int64_t i = 0; i < w.n; ++i)
     for (int64_t j = 0; j < w.k; ++j) {
       const auto q = static_cast<int>(random.Below(levels));
@@ -65,11 +65,6 @@ PackedInputs RandomPacked(const PackedCase& shape, uint32_t seed) {
       const auto at = static_cast<size_t>(group * w.n + i);
       const float scale = F16ToFloat(in.scales[at]);
       in.linear.w[static_cast<size_t>(i * w.k + j)] = scale * static_cast<float>(q - zero[at]);
-      // With 4 bits the bf16 kernel multiplies x with 128 + q and takes (128 + zero) times the sum
-      // of x off; with 8 the terms are no larger.
-      if (offset)
-        in.linear.w_terms[static_cast<size_t>(i * w.k + j)] =
-            scale * (256.f + static_cast<float>(levels));
     }
   return in;
 }

@@ -109,6 +109,21 @@ TEST(PlanPackedGemv, GroupOfAChunkByMultiplication) {
     }
 }
 
+// k that ends inside a block of 64 bytes included: its last chunk has the group's scales too.
+TEST(PlanPackedGemv, OneGroupOfAllKIsOneRowOfScales) {
+  for (const int bits : {4, 8})
+    for (const int64_t k : {16, 48, 80, 112, 128, 160, 464, 896, 3600})
+      for (const int64_t group : {k, int64_t{1} << 20}) {
+        const PackedGemvPlan plan =
+            PlanPackedGemv(kH200, {.t = 1, .n = 64, .k = k, .bits = bits, .group = group});
+        EXPECT_EQ(plan.segment, PackedSegment::kBlock) << "k " << k << " group " << group;
+        EXPECT_EQ(plan.chunk_rows, 1);
+        const bool all_of_row_0 =
+            plan.chunks == 1 || plan.chunks_a_group >= static_cast<uint32_t>(plan.chunks);
+        EXPECT_TRUE(all_of_row_0) << "k " << k << " group " << group << " bits " << bits;
+      }
+}
+
 TEST(PackedGemvServes, FewRowsWhoseXFits) {
   EXPECT_TRUE(PackedGemvServes({.t = 1, .n = 8192, .k = 29568}));
   EXPECT_TRUE(PackedGemvServes({.t = 8, .n = 3584, .k = 3584}));

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/gemm/linear.h"
+#include "kernels/gemm/packed_gemv_config.h"
+#include "kernels/norm/rms_norm.h"
 #include "tests/kernels/gemm/linear_on_device.h"
 #include "tests/kernels/gemm/packed_case.h"
 #include "tests/support/op_fixture.h"
@@ -46,6 +48,34 @@ TEST_F(PackedGemvGpu, MatchesTheReferenceForEveryFormat) {
                    .zeros = zeros});
 }
 
+// One scale for all of k, which ends inside a block of 64 bytes.
+TEST_F(PackedGemvGpu, MatchesTheReferenceForAGroupOfExactlyK) {
+  for (const int bits : {4, 8})
+    for (const bool zeros : {false, true})
+      for (const int64_t k : {48, 80, 112, 160, 464})
+        ExpectMatchesReference(
+            {.linear = {.t = 3, .n = 136, .k = k}, .bits = bits, .group = k, .zeros = zeros});
+}
+
+// k of more rounds than the small form takes.
+TEST_F(PackedGemvGpu, MatchesTheReferenceForLongK) {
+  constexpr int64_t kLong = 4880;
+  for (const DType dtype : {DType::kBf16, DType::kF16})
+    for (const int bits : {4, 8})
+      for (const bool zeros : {false, true})
+        for (const int64_t t : {1, 8}) {
+          const LinearCase plain = {.t = t, .n = 40, .k = kLong, .dtype = dtype, .y_dtype = dtype};
+          for (const int64_t group : {32, 64, 256})
+            ExpectMatchesReference({.linear = plain, .bits = bits, .group = group, .zeros = zeros});
+          ExpectMatchesReference(
+              {.linear = plain, .bits = bits, .zeros = zeros, .ragged = true, .groups = 7});
+        }
+  // Several strips of a block, gated and not.
+  for (const bool gated : {false, true})
+    ExpectMatchesReference(
+        {.linear = {.t = 8, .n = gated ? 2648 : 5288, .k = kLong, .gated = gated}, .zeros = true});
+}
+
 TEST_F(PackedGemvGpu, MatchesTheReferenceForRaggedGroups) {
   for (const DType dtype : {DType::kBf16, DType::kF16})
     for (const int bits : {4, 8})
@@ -61,12 +91,12 @@ TEST_F(PackedGemvGpu, MatchesTheReferenceForRaggedGroups) {
 
 TEST_F(PackedGemvGpu, MatchesTheReferenceForEveryRowCount) {
   for (const int bits : {4, 8})
-    for (int64_t t = 1; t <= 8; ++t)
+    for (int64_t t = 1; t <= kPackedGemvMaxRows; ++t)
       ExpectMatchesReference({.linear = {.t = t, .n = 520, .k = 416}, .bits = bits, .zeros = true});
 }
 
 TEST_F(PackedGemvGpu, MatchesTheReferenceForEveryTileCount) {
-  // 132 blocks: 2, 8, 10, 18, 26, 34, 42, 50, 58, 66 and 134 outputs at most.
+  // 132 blocks: 1 to 6, 8, 9 and 17 tiles of 8 outputs at most, in one strip or several.
   for (const int64_t n : {8, 16, 136, 1000, 1152, 2312, 3400, 4400, 5512, 6568, 7624, 8648, 17600})
     for (const int64_t t : {1, 3, 8})
       for (const int bits : {4, 8})
@@ -89,10 +119,36 @@ TEST_F(PackedGemvGpu, GatesWithSilu) {
 }
 
 TEST_F(PackedGemvGpu, NormalisesItsInput) {
-  // Inside the kernel while x fits beside the ring, before it otherwise.
   for (const int64_t t : {1, 2, 3, 5, 8})
     for (const int64_t k : {48, 896, 4096})
       ExpectMatchesReference({.linear = {.t = t, .n = 152, .k = k, .normed = true, .bias = true}});
+}
+
+// More rows than it serves: the norm runs first, then the many-row kernel.
+TEST_F(PackedGemvGpu, NormalisesAheadOfTheManyRowKernel) {
+  const PackedInputs in = RandomPacked({.linear = {.t = 9,
+                                                   .n = 152,
+                                                   .k = 896,
+                                                   .normed = true,
+                                                   .dtype = DType::kBf16,
+                                                   .y_dtype = DType::kBf16}},
+                                       3);
+  PackedOnDevice whole(gpu(), in), apart(gpu(), in);
+  ASSERT_OK(whole.Enqueue());
+  LinearArgs& args = apart.args();
+  const testing::FloatArray normed = gpu().Output(DType::kBf16, args.t * args.k);
+  ASSERT_OK(RmsNormCuda({.x = args.x,
+                         .weight = args.norm_weight,
+                         .y = normed.data(),
+                         .t = args.t,
+                         .d = args.k,
+                         .eps = args.norm_eps,
+                         .dtype = args.dtype},
+                        apart.stream()));
+  args.x = normed.data();
+  args.norm_weight = nullptr;
+  ASSERT_OK(apart.Enqueue());
+  EXPECT_EQ(whole.Read(), apart.Read());
 }
 
 TEST_F(PackedGemvGpu, AddsBiasAndResidualAndWritesF32) {
@@ -110,7 +166,7 @@ TEST_F(PackedGemvGpu, AddsBiasAndResidualAndWritesF32) {
 }
 
 TEST_F(PackedGemvGpu, ModelShapesMatchTheReference) {
-  for (const int64_t t : {1, 2}) {  // past 80 KB of x another kernel serves
+  for (const int64_t t : {1, 4, 8}) {
     ExpectMatchesReference(
         {.linear = {.t = t, .n = 1152, .k = 3584, .normed = true, .bias = true}});
     ExpectMatchesReference({.linear = {.t = t, .n = 136, .k = 18944, .residual = true}});
@@ -143,7 +199,7 @@ TEST_F(PackedGemvGpu, RepeatsBitForBit) {
 // Three layers whose outputs feed the next, so that a kernel that starts early and reads before
 // its input is complete gives other numbers than with a wait between the layers.
 TEST_F(PackedGemvGpu, OverlappedLaunchesReadFinishedInputs) {
-  for (const int64_t t : {1, 7}) {
+  for (const int64_t t : {1, 7, 16}) {
     const auto layer = [&](int64_t n, int64_t k, bool normed, uint32_t seed) {
       return std::make_unique<PackedOnDevice>(gpu(),
                                               RandomPacked({.linear = {.t = t,
