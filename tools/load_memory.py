@@ -27,7 +27,8 @@ def ranks_of(coordinator):
     found = []
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            ours = coordinator in (process / "cmdline").read_bytes().decode(errors="replace")
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            ours = any(word.split("=", 1)[-1] == coordinator for word in words)
             if ours and (process / "comm").read_text().strip() == "tessera-worker":
                 found.append(int(process.name))
         except OSError:

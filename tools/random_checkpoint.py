@@ -93,13 +93,15 @@ def main():
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--method", choices=("gptq", "awq"), default="gptq", help="[gptq]")
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="[4]")
-    parser.add_argument("--group", type=int, default=128, help="inputs that share a scale [128]")
+    parser.add_argument("--group", type=int, default=128, help="inputs that share a scale, at least 1 [128]")
     parser.add_argument("--layers", type=int, help="[the model's]")
     parser.add_argument("--shard-mib", type=int, default=1024, help="MiB of a shard [1024]")
     args = parser.parse_args()
     config = json.loads((args.model / "config.json").read_text())
     if config["model_type"] not in ("qwen2", "llama"):
         parser.error(f"{args.model}: model_type {config['model_type']}, needed qwen2 or llama")
+    if args.group < 1:
+        parser.error(f"--group {args.group}: at least 1")
     if args.method == "awq" and args.bits != 4:
         parser.error("AWQ files are of 4 bits")
     config["num_hidden_layers"] = args.layers or config["num_hidden_layers"]

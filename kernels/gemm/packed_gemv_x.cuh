@@ -2,7 +2,8 @@
 // as f16 times a power of two of each row's own.
 //
 // With the row's largest element between 2^14 and 2^15 every bf16 down to 2^-31 of it is exact, and
-// what is smaller is off by less than 2^-39 of it; f16 stays exact.
+// what is smaller is off by less than 2^-39 of it; so is every f16 but for the last bit of what
+// lies below 2^-38.
 #pragma once
 
 #include <cstdint>
@@ -125,9 +126,10 @@ class XKeeper {
     const float squares = normed ? WarpReduce<SumOp>(part.x) : 0.f;
     const float norm =
         normed ? rsqrtf(squares / static_cast<float>(p_.args.k) + p_.args.norm_eps) : 1.f;
-    // top * norm is at most 2^(exponent + 1); a row of zeros or not of numbers stays as it is.
+    // top * norm is below 2^(exponent + 1). What is no number stays none; rows below 2^-86 are not
+    // brought up all the way.
     const int exponent = static_cast<int>(__float_as_uint(top * norm) >> 23) - 127;
-    const int shift = exponent > 100 || exponent < -100 ? 0 : 14 - exponent;
+    const int shift = exponent > 127 ? 0 : min(14 - exponent, 100);
     if (first_ == 0) unscale_[row] = __uint_as_float(static_cast<uint32_t>(127 - shift) << 23);
     return norm * __uint_as_float(static_cast<uint32_t>(127 + shift) << 23);
   }
