@@ -162,7 +162,7 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   const auto stages_in = [&](int64_t bytes) {
     return std::min<int64_t>({(bytes - fixed) / stage, needed, kPackedGemvMaxStages});
   };
-  int64_t stages = plan.form == PackedGemvForm::kSmall ? stages_in(kSmallShared) : 0;
+  int64_t stages = plan.form == PackedGemvForm::kLarge ? 0 : stages_in(kSmallShared);
   if (stages < std::min<int64_t>(needed, kGoodStages)) stages = stages_in(gpu.shared_bytes);
   plan.stages = Int(std::max<int64_t>(stages, 1));
   plan.early_stages = Int(std::clamp<int64_t>(kEarlyBytes / plan.stage_bytes, 1, plan.stages));

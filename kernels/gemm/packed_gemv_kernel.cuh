@@ -69,7 +69,7 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& bl
   const float addend = outputs.FirstAddend();
   x.Finish();
   if (threadIdx.x == 0) ring.AllowAll();
-  LetNextStart();  // no room for it until this block ends
+  if (kForm == PackedGemvForm::kLarge) LetNextStart();  // it has no room until this block ends
 
   for (int strip = 0, group = 0; strip < plan.strips; ++group) {
     const int first = strip, end = min(strip + plan.group, plan.strips);
