@@ -109,11 +109,7 @@ int RunBench(const Flags& flags, const Environment& environment) {
 
 Command BenchCommand() {
   std::vector<FlagSpec> flags = {
-      {.name = "model",
-       .kind = FlagKind::kText,
-       .value = "NAME",
-       .help = "A loaded model",
-       .fallback = "required"},
+      LoadedModelFlag(),
       {.name = "inputs",
        .kind = FlagKind::kIntList,
        .value = "TOKENS",

@@ -205,11 +205,7 @@ int RunChatCommand(const Flags& flags, const Environment& environment) {
 
 Command GenerateCommand() {
   std::vector<FlagSpec> flags = {
-      {.name = "model",
-       .kind = FlagKind::kText,
-       .value = "NAME",
-       .help = "A loaded model",
-       .fallback = "required"},
+      LoadedModelFlag(),
       {.name = "prompt-ids",
        .kind = FlagKind::kIntList,
        .value = "IDS",
@@ -258,11 +254,7 @@ Command GenerateCommand() {
 
 Command ChatCommand() {
   std::vector<FlagSpec> flags = {
-      {.name = "model",
-       .kind = FlagKind::kText,
-       .value = "NAME",
-       .help = "A loaded model",
-       .fallback = "required"},
+      LoadedModelFlag(),
       {.name = "system",
        .kind = FlagKind::kText,
        .value = "TEXT",

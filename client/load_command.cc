@@ -181,11 +181,7 @@ Command LoadCommand() {
 }
 
 Command UnloadCommand() {
-  std::vector<FlagSpec> flags = {{.name = "model",
-                                  .kind = FlagKind::kText,
-                                  .value = "NAME",
-                                  .help = "A loaded model",
-                                  .fallback = "required"}};
+  std::vector<FlagSpec> flags = {LoadedModelFlag()};
   Append(flags, ConnectionFlags("300"));
   return {.name = "unload",
           .summary = "End a model's streams and free its ranks",

@@ -8,6 +8,14 @@ void Append(std::vector<FlagSpec>& flags, const std::vector<FlagSpec>& more) {
   flags.insert(flags.end(), more.begin(), more.end());
 }
 
+FlagSpec LoadedModelFlag() {
+  return {.name = "model",
+          .kind = FlagKind::kText,
+          .value = "NAME",
+          .help = "A loaded model",
+          .fallback = "required"};
+}
+
 std::vector<FlagSpec> SamplingFlags() {
   constexpr absl::string_view kModels = "the model's generation_config.json, else ";
   static const auto* const fallback = new std::vector<std::string>{

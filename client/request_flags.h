@@ -19,6 +19,9 @@ std::vector<FlagSpec> SamplingFlags();
 // defaults.
 void ApplySamplingFlags(const Flags& flags, v1::GenerateRequest& request);
 
+// --model of a command that works on a loaded model.
+FlagSpec LoadedModelFlag();
+
 // Appends `more` to `flags`.
 void Append(std::vector<FlagSpec>& flags, const std::vector<FlagSpec>& more);
 

@@ -86,11 +86,7 @@ int RunDetokenize(const Flags& flags, const Environment& environment) {
 
 Command TokenizeCommand() {
   std::vector<FlagSpec> flags = {
-      {.name = "model",
-       .kind = FlagKind::kText,
-       .value = "NAME",
-       .help = "A loaded model",
-       .fallback = "required"},
+      LoadedModelFlag(),
       {.name = "text", .kind = FlagKind::kText, .value = "TEXT", .help = "The text"},
       {.name = "text-file",
        .value = "FILE",
@@ -117,11 +113,7 @@ Command TokenizeCommand() {
 
 Command DetokenizeCommand() {
   std::vector<FlagSpec> flags = {
-      {.name = "model",
-       .kind = FlagKind::kText,
-       .value = "NAME",
-       .help = "A loaded model",
-       .fallback = "required"},
+      LoadedModelFlag(),
       {.name = "ids",
        .kind = FlagKind::kIntList,
        .value = "IDS",

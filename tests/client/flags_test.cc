@@ -25,6 +25,7 @@ const std::vector<FlagSpec>& Table() {
       {.name = "share", .kind = FlagKind::kFloat, .low = 0, .high = 1, .low_open = true},
       {.name = "any", .kind = FlagKind::kFloat},
       {.name = "text"},
+      {.name = "note", .kind = FlagKind::kText},
       {.name = "color", .choices = "red|green"},
       {.name = "on", .kind = FlagKind::kSwitch},
       {.name = "ids", .kind = FlagKind::kIntList},
@@ -123,6 +124,13 @@ TEST(Flags, FractionIsNoInteger) { ExpectRefused({"--count", "1.5"}, "--count", 
 TEST(Flags, HugeIntegerIsRefused) {
   ExpectRefused({"--n", "99999999999999999999"}, "--n", "unknown");
   ExpectRefused({"-n", "99999999999999999999"}, "-n", "99999999999999999999");
+}
+TEST(Flags, TextThatIsNotUtf8NamesTheByte) {
+  ExpectRefused({"--note", "a\xff"}, "--note", "byte 1 of 2");
+  EXPECT_EQ(Parse({"--note", "\u00e9"})->String("note"), "\u00e9");
+}
+TEST(Flags, BytesThatAreNotUtf8MayBeAString) {
+  EXPECT_EQ(Parse({"--text", "a\xff"})->String("text"), "a\xff");
 }
 TEST(Flags, UnknownChoiceListsAll) { ExpectRefused({"--color", "blue"}, "blue", "red, green"); }
 TEST(Flags, NegativeSeedIsRefused) { ExpectRefused({"--seed", "-1"}, "--seed", "-1"); }
