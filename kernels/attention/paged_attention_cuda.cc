@@ -1,7 +1,5 @@
 #include <absl/status/status.h>
-#include <absl/status/statusor.h>
 #include <absl/strings/str_cat.h>
-#include <cuda_runtime_api.h>
 
 #include "common/status_macros.h"
 #include "kernels/attention/decode_attention.h"
@@ -9,41 +7,21 @@
 #include "kernels/attention/paged_attention_check.h"
 #include "kernels/attention/paged_attention_config.h"
 #include "kernels/attention/prefill_attention.h"
-#include "kernels/runtime/cuda_status.h"
+#include "kernels/runtime/current_gpu.h"
 
 namespace tessera {
-namespace {
-
-absl::StatusOr<AttentionGpu> AskGpu() {
-  AttentionGpu gpu;
-  int device = 0;
-  RETURN_IF_CUDA_ERROR(cudaGetDevice(&device), "paged_attention device");
-  RETURN_IF_CUDA_ERROR(
-      cudaDeviceGetAttribute(&gpu.sm_count, cudaDevAttrMultiProcessorCount, device),
-      "paged_attention multiprocessors");
-  return gpu;
-}
-
-// Asked once per process: its devices are of one kind.
-const absl::StatusOr<AttentionGpu>& Gpu() {
-  static const absl::StatusOr<AttentionGpu> gpu = AskGpu();
-  return gpu;
-}
-
-}  // namespace
-
 absl::Status PagedAttentionCuda(const PagedAttentionArgs& a, const Stream& stream) {
   RETURN_IF_ERROR(CheckPagedAttention(a, Device::kCuda));
   if (a.t == 0 || a.h == 0) return absl::OkStatus();
-  const absl::StatusOr<AttentionGpu>& gpu = Gpu();
-  RETURN_IF_ERROR(gpu.status());
-  const int64_t needed = PagedAttentionWorkspaceBytes(Device::kCuda, gpu->sm_count, a.t,
+  const AttentionGpu gpu = {.sm_count = CurrentGpu().sm_count};
+  if (gpu.sm_count == 0) return absl::InternalError("paged_attention: no CUDA device");
+  const int64_t needed = PagedAttentionWorkspaceBytes(Device::kCuda, gpu.sm_count, a.t,
                                                       a.decode_sequences, a.h, a.g, a.e);
   if (a.decode_sequences > 0 && a.workspace_bytes < needed)
     return absl::InvalidArgumentError(
         absl::StrCat("paged_attention: workspace of ", a.workspace_bytes, " bytes, needs ", needed,
                      " for ", a.decode_sequences, " decode sequences"));
-  if (a.decode_sequences > 0) RETURN_IF_ERROR(LaunchDecodeAttention(a, *gpu, stream));
+  if (a.decode_sequences > 0) RETURN_IF_ERROR(LaunchDecodeAttention(a, gpu, stream));
   if (a.decode_sequences < a.s || a.decode_sequences == 0)
     RETURN_IF_ERROR(LaunchPrefillAttention(a, stream));
   return absl::OkStatus();

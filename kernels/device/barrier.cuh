@@ -69,7 +69,16 @@ __device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap& map, int
       : "memory");
 }
 
-// The same under an L2 policy, of a matrix or of planes of them.
+// The same under an L2 policy.
+__device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap& map, int column, int row,
+                                        uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
+      : "memory");
+}
+// And of a map of planes.
 struct BoxPlace {
   int column, row, plane;
 };
@@ -81,14 +90,7 @@ __device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap& map, Box
       "l"(&map), "r"(at.column), "r"(at.row), "r"(at.plane), "r"(barrier), "l"(policy)
       : "memory");
 }
-__device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap& map, int column, int row,
-                                        uint32_t barrier, uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
-      : "memory");
-}
+
 // Makes writes to shared memory by ordinary stores and CopyAsync16, this thread's and those that it
 // waited for, visible to wgmma and TMA.
 __device__ __forceinline__ void FenceForAsyncReaders() {

@@ -14,6 +14,13 @@ __device__ __forceinline__ uint64_t EvictFirstPolicy() {
   return policy;
 }
 
+// One for bytes that are read again.
+__device__ __forceinline__ uint64_t EvictNormalPolicy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 // CopyAsync16 (mma.cuh) under an L2 policy.
 __device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, bool valid,
                                             uint64_t policy) {
@@ -54,16 +61,6 @@ __device__ __forceinline__ uint32_t LoadShared1(uint32_t address) {
   uint32_t v;
   asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
   return v;
-}
-
-__device__ __forceinline__ uint32_t LoadShared4(uint32_t address) {
-  uint32_t v;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-  return v;
-}
-
-__device__ __forceinline__ void StoreShared1(uint32_t address, uint32_t v) {
-  asm volatile("st.shared.u8 [%0], %1;" ::"r"(address), "r"(v) : "memory");
 }
 
 }  // namespace tessera

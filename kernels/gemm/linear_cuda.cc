@@ -13,21 +13,10 @@
 #include "kernels/gemm/packed_gemv.h"
 #include "kernels/gemm/packed_gemv_config.h"
 #include "kernels/norm/rms_norm.h"
-#include "kernels/runtime/cuda_status.h"
+#include "kernels/runtime/current_gpu.h"
 
 namespace tessera {
 namespace {
-
-absl::StatusOr<GemvGpu> CurrentGpu() {
-  int device = 0, sm_count = 0, shared_bytes = 0;
-  RETURN_IF_CUDA_ERROR(cudaGetDevice(&device), "current device");
-  RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&sm_count, cudaDevAttrMultiProcessorCount, device),
-                       "multiprocessor count");
-  RETURN_IF_CUDA_ERROR(
-      cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-      "shared memory limit");
-  return GemvGpu{.sm_count = sm_count, .shared_bytes = shared_bytes};
-}
 
 // x's rows normalised into the workspace, from where the product reads them.
 absl::Status NormFirst(LinearArgs& a, void* rows, const Stream& stream) {
@@ -106,7 +95,9 @@ absl::Status PackedLinear(LinearArgs& a, const GemvGpu& gpu, const Stream& strea
 }  // namespace
 
 absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
-  ASSIGN_OR_RETURN(const GemvGpu gpu, CurrentGpu());
+  const GpuIdentity& current = CurrentGpu();
+  if (current.sm_count == 0) return absl::InternalError("linear: no CUDA device");
+  const GemvGpu gpu = {.sm_count = current.sm_count, .shared_bytes = current.shared_bytes};
   RETURN_IF_ERROR(CheckLinear(args, Device::kCuda, gpu.sm_count));
   if (args.t == 0 || args.n == 0) return absl::OkStatus();
   LinearArgs a = args;

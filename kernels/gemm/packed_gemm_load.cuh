@@ -10,6 +10,7 @@
 #include "kernels/device/barrier.cuh"
 #include "kernels/device/launch.cuh"
 #include "kernels/device/reduce.cuh"
+#include "kernels/device/weight_stream.cuh"
 #include "kernels/device/wgmma.cuh"
 #include "kernels/gemm/packed_gemm_config.h"
 #include "kernels/gemm/packed_gemm_walk.cuh"
@@ -156,7 +157,7 @@ class StageLoader {
   // One thread. Weights, scales and zeros do not depend on earlier kernels.
   __device__ __forceinline__ void LoadWeights(const CUtensorMap& weights) {
     constexpr int kBlockColumns = static_cast<int>(kPackedTileBytes / kWordBytes);
-    const uint64_t policy = Policy(p_.weights_once);
+    const uint64_t policy = p_.weights_once ? EvictFirstPolicy() : EvictNormalPolicy();
     PackedItem item;
     for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
       const PackedRows<Shape> rows(p_, item.row_tile);
@@ -169,9 +170,9 @@ class StageLoader {
 #pragma unroll
         for (int block = 0; block < Shape::kBlocks; ++block, column += kBlockColumns) {
           const uint32_t to = to_ + block * Shape::kBlockBytes;
-          CopyWeights(to, weights, column, first, full, policy);
+          CopyBox(to, weights, column, first, full, policy);
           if (rows.runs > 1)
-            CopyWeights(to + Shape::kBlockBytes / 2, weights, column, second, full, policy);
+            CopyBox(to + Shape::kBlockBytes / 2, weights, column, second, full, policy);
         }
       }
     }
@@ -208,15 +209,6 @@ class StageLoader {
   }
 
  private:
-  static __device__ __forceinline__ uint64_t Policy(bool once) {
-    uint64_t policy;
-    if (once)
-      asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    else
-      asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-  }
-
   // Waits until the next stage's memory, to_, is free; returns what its copies arrive at.
   __device__ __forceinline__ uint32_t NextSlot() {
     WaitAt(shared_.Free(place_.at), place_.parity ^ 1);
@@ -240,15 +232,6 @@ class StageLoader {
     return min(group, p_.last_group);
   }
 
-  static __device__ __forceinline__ void CopyWeights(uint32_t to, const CUtensorMap& map,
-                                                     int column, int row, uint32_t barrier,
-                                                     uint64_t policy) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-        " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-        "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
-        : "memory");
-  }
   static __device__ __forceinline__ void CopyBytes(uint32_t to, const void* from, int bytes,
                                                    uint32_t barrier) {
     asm volatile(

@@ -10,16 +10,12 @@
 #include <cuda_fp16.h>
 
 #include "kernels/device/mma.cuh"
+#include "kernels/device/unpack.cuh"
 
 namespace tessera {
 
-// (a & b) | c and (a & b) ^ c as one instruction.
-__device__ __forceinline__ uint32_t MaskOr(uint32_t a, uint32_t b, uint32_t c) {
-  uint32_t d;
-  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-  return d;
-}
-__device__ __forceinline__ uint32_t MaskXor(uint32_t a, uint32_t b, uint32_t c) {
+// (a & b) ^ c as one instruction.
+__device__ __forceinline__ uint32_t AndXor(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d;
   asm("lop3.b32 %0, %1, %2, %3, 0x6A;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
@@ -102,10 +98,10 @@ class RowUnpacker<__nv_bfloat16, kBits> {
     const uint32_t w = word >> (kField * kBits);
     uint32_t q;
     if constexpr (kBits == 4) {
-      q = MaskOr(w, 0x000f000fu, 0x43004300u);
+      q = AndOr(w, 0x000f000fu, 0x43004300u);
     } else {
-      q = MultiplyAddHalves<__nv_bfloat16>(MaskOr(w, 0x007f007fu, 0x43004300u), kOne,
-                                           MaskXor(w, 0x00800080u, 0xc380c380u));
+      q = MultiplyAddHalves<__nv_bfloat16>(AndOr(w, 0x007f007fu, 0x43004300u), kOne,
+                                           AndXor(w, 0x00800080u, 0xc380c380u));
     }
     q = SubtractHalves<__nv_bfloat16>(q, zero_);
     return MultiplyAddHalves<__nv_bfloat16>(q, UpperTwice(scale_),
@@ -132,10 +128,10 @@ class RowUnpacker<__half, kBits> {
       q = SubtractHalves<__half>(__byte_perm(word, 0x64646464u, kField == 0 ? 0x4240 : 0x4341),
                                  zero_);
     } else if constexpr (kField % 2 == 0) {
-      q = SubtractHalves<__half>(MaskOr(word >> (kField * 4), 0x000f000fu, 0x64006400u), zero_);
+      q = SubtractHalves<__half>(AndOr(word >> (kField * 4), 0x000f000fu, 0x64006400u), zero_);
     } else {
       constexpr uint32_t kSixteenth = 0x2c002c00u;
-      q = MultiplyAddHalves<__half>(MaskOr(word >> ((kField - 1) * 4), 0x00f000f0u, 0x64006400u),
+      q = MultiplyAddHalves<__half>(AndOr(word >> ((kField - 1) * 4), 0x00f000f0u, 0x64006400u),
                                     kSixteenth, minus_high_);
     }
     return MultiplyHalves<__half>(q, scale_);

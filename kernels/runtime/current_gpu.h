@@ -8,6 +8,7 @@ namespace tessera {
 struct GpuIdentity {
   int major = 0, minor = 0;  // compute capability
   int sm_count = 0;
+  int shared_bytes = 0;  // that a block may have
 
   bool is_sm90() const { return major == 9 && minor == 0 && sm_count > 0; }
 };
@@ -21,6 +22,7 @@ inline const GpuIdentity& CurrentGpu() {
     cudaDeviceGetAttribute(&found.major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&found.minor, cudaDevAttrComputeCapabilityMinor, device);
     cudaDeviceGetAttribute(&found.sm_count, cudaDevAttrMultiProcessorCount, device);
+    cudaDeviceGetAttribute(&found.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     return found;
   }();
   return gpu;
