@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include <absl/strings/str_cat.h>
+
 #include "client/command.h"
 #include "client/interrupt.h"
 
@@ -33,7 +35,7 @@ int main(int argc, char** argv) {
   tessera::InstallInterrupt();
   const std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
   std::string command = "tessera";
-  for (const std::string& arg : args) command += " " + Quoted(arg);
+  for (const std::string& arg : args) absl::StrAppend(&command, " ", Quoted(arg));
   const tessera::Environment environment = {
       .coordinator = Variable("TESSERA_COORDINATOR", ""),
       .tls_ca = Variable("TESSERA_TLS_CA", ""),
