@@ -1,10 +1,13 @@
-// Warp-level matrix products of 16-bit floats (mma.sync m16n8k16, sm_80 and later) and what feeds
-// them: fragment loads from shared memory and asynchronous copies into it.
+// Warp-level matrix products (mma.sync, sm_80 and later) of 16-bit floats and of bytes, and what
+// feeds them: fragment loads from shared memory and asynchronous copies into it.
 //
 // Fragments, for lane l with r = l / 4 and c = l % 4 * 2 (PTX ISA, "mma.m16n8k16"):
 //   a[0..3]  A[r][c,c+1], A[r + 8][c,c+1], A[r][c + 8,c + 9], A[r + 8][c + 8,c + 9]
 //   b0, b1   B[c,c+1][r], B[c + 8,c + 9][r]
 //   d[0..3]  D[r][c], D[r][c + 1], D[r + 8][c], D[r + 8][c + 1]
+// Of bytes (m16n8k32), with q = l % 4 * 4 and four neighbours in a register, d as above:
+//   a[0..3]  A[r][q..], A[r + 8][q..], A[r][q + 16..], A[r + 8][q + 16..]
+//   b0, b1   B[q..][r], B[q + 16..][r]
 #pragma once
 
 #include <cstdint>
@@ -62,6 +65,16 @@ __device__ __forceinline__ void MultiplyAdd<__half>(float (&d)[4], const uint32_
       "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// d = a b + c, all signed; d wraps.
+__device__ __forceinline__ void MultiplyAddBytes(int (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                 uint32_t b1, const int (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%10,%11,%12,%13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]),
+        "r"(c[2]), "r"(c[3]));
 }
 
 // Two floats rounded to T in one register, `low` in the low half; and back.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "common/align.h"
 #include "kernels/gemm/packed_weight.h"
@@ -11,14 +12,11 @@ namespace {
 
 constexpr int64_t kTileRows = kPackedTileRows;
 constexpr int64_t kHalfBytes = 2, kFloatBytes = 4;
-constexpr int64_t kRowPad = 16;     // bytes after a row of x, so that eight lie in different banks
 constexpr int64_t kBoxAlign = 128;  // of what TMA writes
 constexpr int64_t kStageBarriers = 16, kReadyBytes = 16;
-// See Shared in packed_gemv_kernel.cuh.
-constexpr int64_t kRowBytes = (2 * kPackedGemvXParts + kPackedGemvMaxRows) * kFloatBytes;
 constexpr int64_t kGroupBytes = 16 * 1024;  // of partial sums between two barriers, twice
-// Of a block that leaves room for those of the next two kernels; CUDA keeps 1 KB for each.
-constexpr int64_t kSmallShared = 74 * 1024;
+// Of a block that leaves room for one of the next kernel; CUDA keeps 1 KB for each.
+constexpr int64_t kSmallShared = 112 * 1024;
 constexpr int64_t kEarlyBytes = 72 * 1024;
 constexpr int kGoodStages = 3;
 constexpr int kIdleWarps = 6;  // whose slots a round leaves empty
@@ -26,8 +24,9 @@ constexpr int kIdleWarps = 6;  // whose slots a round leaves empty
 // (packed_gemm_bench m1, H200, 2026-11-21).
 constexpr int64_t kLargeBytes = 20'000'000;
 constexpr int64_t kLargeK = 4097;
-// Past this x the many-row kernel is faster (packed_gemm_bench rows, H200, 2026-11-21).
-constexpr int64_t kMaxXBytes = 80 * 1024;
+// Elements of x, past which the many-row kernel is faster (packed_gemm_bench rows, H200,
+// 2026-11-21).
+constexpr int64_t kMaxX = 36 * 1024;
 
 int Int(int64_t value) { return static_cast<int>(value); }
 
@@ -68,20 +67,24 @@ void SetStrips(PackedGemvPlan& plan, const PackedGemvProblem& p) {
   plan.rounds = Int(CeilDiv(plan.chunks, plan.warps));
 }
 
-// Issue slots of a scheduler for the block's stages: a pair of tiles of a chunk takes about 98, a
-// chunk 40 besides, a strip 40 (sm_90a).
+// Issue slots of a scheduler for the block's stages: a pair of tiles of a chunk takes about 45, a
+// chunk 40 besides and 60 to make digits of a row of x, a strip 40 (sm_90a).
 double Slots(const PackedGemvPlan& plan) {
-  const double chunk = 98. * plan.pairs + 40;
-  return plan.strips * (plan.rounds * chunk + 40) * (plan.warps + kIdleWarps);
+  const double chunk = 45. * plan.pairs + 40;
+  return (plan.strips * (plan.rounds * chunk + 40) + plan.rounds * 60.) * (plan.warps + kIdleWarps);
+}
+
+std::vector<PackedGemvForm> Forms(const PackedGemvProblem& p) {
+  using enum PackedGemvForm;
+  if (p.t > kPackedGemvNarrowRows) return {kWide};
+  if (IsLarge(p)) return {kLarge};
+  return {kSmall, kTall};
 }
 
 void ChooseWork(PackedGemvPlan& plan, const PackedGemvProblem& p) {
-  using enum PackedGemvForm;
   PackedGemvPlan best = plan;
   double best_slots = std::numeric_limits<double>::infinity();
-  const bool large = IsLarge(p);
-  for (const PackedGemvForm form : {kSmall, kTall, kLarge}) {
-    if ((form == kLarge) != large) continue;
+  for (const PackedGemvForm form : Forms(p)) {
     plan.form = form;
     const int most = PackedGemvMaxWarps(form);
     for (plan.warps = most; plan.warps >= most * 3 / 5; --plan.warps) {
@@ -136,7 +139,7 @@ void SetGroups(PackedGemvPlan& plan, const PackedGemvProblem& p) {
 
 bool PackedGemvServes(const PackedGemvProblem& p) {
   return p.t > 0 && p.t <= kPackedGemvMaxRows && p.n > 0 && p.n % kTileRows == 0 && p.k > 0 &&
-         p.t * p.k * kHalfBytes <= kMaxXBytes;
+         p.t * p.k <= kMaxX;
 }
 
 PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
@@ -149,20 +152,23 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   ChooseWork(plan, p);
   SetStage(plan, p);
   SetGroups(plan, p);
-  plan.x_stride = Int(plan.chunks * PackedBlock(p.bits) * kHalfBytes + kRowPad);
-  plan.norm_bytes = Int(p.normed ? AlignUp(p.k * kHalfBytes, 16) : 0);
+  plan.x_bytes = Int(plan.chunks * p.t * kPackedXDigits * kPackedXSlot(p.bits));
+  plan.x_scale_bytes = Int(plan.chunks * p.t * kFloatBytes);
+  plan.norm_bytes = Int(p.normed ? plan.chunks * PackedBlock(p.bits) * kHalfBytes : 0);
 
   const int64_t strip_partials = plan.warps * p.t * plan.row_floats * kFloatBytes;
   plan.group = Int(std::clamp<int64_t>(kGroupBytes / strip_partials, 1, plan.strips));
   const int64_t partials = strip_partials * plan.group * (plan.strips > plan.group ? 2 : 1);
-  const int64_t fixed = kReadyBytes + p.t * plan.x_stride + plan.norm_bytes + partials + kRowBytes +
+  const int64_t squares = p.t * plan.warps * kFloatBytes;
+  const int64_t fixed = kReadyBytes + plan.x_bytes + plan.norm_bytes + plan.x_scale_bytes +
+                        squares + partials +
                         (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
   const int64_t needed = int64_t{plan.strips} * plan.rounds;
   const int64_t stage = plan.stage_bytes + kStageBarriers;
   const auto stages_in = [&](int64_t bytes) {
     return std::min<int64_t>({(bytes - fixed) / stage, needed, kPackedGemvMaxStages});
   };
-  int64_t stages = plan.form == PackedGemvForm::kLarge ? 0 : stages_in(kSmallShared);
+  int64_t stages = PackedGemvResident(plan.form) == 1 ? 0 : stages_in(kSmallShared);
   if (stages < std::min<int64_t>(needed, kGoodStages)) stages = stages_in(gpu.shared_bytes);
   plan.stages = Int(std::max<int64_t>(stages, 1));
   plan.early_stages = Int(std::clamp<int64_t>(kEarlyBytes / plan.stage_bytes, 1, plan.stages));

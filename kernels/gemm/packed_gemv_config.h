@@ -12,23 +12,23 @@ inline constexpr int kPackedGemvMaxRows = 8;  // rows of x
 inline constexpr int kPackedGemvMaxStages = 8;
 
 // How a kernel is compiled. Small and tall leave a multiprocessor's registers and shared memory for
-// blocks of the next two kernels, which load while this one ends.
-enum class PackedGemvForm { kSmall, kTall, kLarge };
+// a block of the next kernel, which loads while this one ends. Wide takes more than two rows of x.
+enum class PackedGemvForm { kSmall, kTall, kLarge, kWide };
 // Blocks of a multiprocessor, warps of each that multiply, beside the one that loads, and pairs of
-// tiles of 8 rows of w in a strip: what the registers of a thread, 80 and 96, allow.
+// tiles of 8 rows of w in a strip: what the registers of a thread, 64, 80 and 128, allow.
 constexpr int PackedGemvResident(PackedGemvForm form) {
-  return form == PackedGemvForm::kLarge ? 1 : 3;
+  return form == PackedGemvForm::kSmall || form == PackedGemvForm::kTall ? 2 : 1;
 }
 constexpr int PackedGemvMaxWarps(PackedGemvForm form) {
-  return form == PackedGemvForm::kLarge ? 16 : 7;
+  return form == PackedGemvForm::kTall ? 11 : 15;
 }
 constexpr int PackedGemvPairs(PackedGemvForm form) { return form == PackedGemvForm::kTall ? 3 : 2; }
+constexpr bool PackedGemvWide(PackedGemvForm form) { return form == PackedGemvForm::kWide; }
+inline constexpr int kPackedGemvNarrowRows = 2;  // of x, that the other forms take
 
-// Partial results of x's rows: one a row and warp that has a part of it.
-inline constexpr int kPackedGemvXParts = 16;
-static_assert(PackedGemvMaxWarps(PackedGemvForm::kSmall) <= kPackedGemvXParts &&
-              PackedGemvMaxWarps(PackedGemvForm::kLarge) <= kPackedGemvXParts &&
-              kPackedGemvMaxRows <= kPackedGemvXParts);
+// x is kept as digits (packed_gemv_x.cuh): bytes of one, for a chunk of a row.
+inline constexpr int kPackedXDigits = 3;
+constexpr int kPackedXSlot(int bits) { return bits == 4 ? 128 : 64; }
 
 struct PackedGemvProblem {
   int64_t t = 0, n = 0, k = 0;  // as in LinearArgs; n a multiple of 8, k of 16
@@ -69,7 +69,7 @@ struct PackedGemvPlan {
   PackedPairs weight_at, scale_at, zero_at;      // bytes in a stage
   PackedPairs sum_at;                            // floats in a row of partial sums
   uint32_t chunks_a_group = 1, group_magic = 0;  // chunk / chunks_a_group, by multiplication
-  int x_stride = 0;                              // bytes between rows of x in shared memory
+  int x_bytes = 0, x_scale_bytes = 0;            // of x in shared memory
   int norm_bytes = 0;                            // of the norm's weight there
   int group = 1;                                 // strips between two barriers
   int row_floats = 0;                            // of a strip's partial sums for a row of x

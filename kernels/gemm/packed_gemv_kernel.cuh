@@ -21,19 +21,18 @@ struct Shared {
     ring = memory;
     barriers = ring + plan.stages * plan.stage_bytes;
     xs = barriers + plan.stages * 16 + 16;
-    weights = xs + t * plan.x_stride;
-    partials = reinterpret_cast<float*>(weights + plan.norm_bytes);
+    weights = xs + plan.x_bytes;
+    x_scales = reinterpret_cast<float*>(weights + plan.norm_bytes);
+    squares = x_scales + plan.x_scale_bytes / 4;
+    partials = squares + t * plan.warps;
     buffer_floats = plan.warps * plan.group * t * plan.row_floats;
-    parts =
-        reinterpret_cast<float2*>(partials + buffer_floats * (plan.strips > plan.group ? 2 : 1));
-    unscale = reinterpret_cast<float*>(parts + kPackedGemvXParts);
-    steps = reinterpret_cast<uint16_t*>(unscale + kPackedGemvMaxRows);
+    steps = reinterpret_cast<uint16_t*>(partials +
+                                        buffer_floats * (plan.strips > plan.group ? 2 : 1));
   }
   char *ring, *barriers, *xs, *weights;
-  int buffer_floats;  // of one buffer of partial sums
+  float *x_scales, *squares;  // of each chunk and row; of each row and warp
+  int buffer_floats;          // of one buffer of partial sums
   float* partials;
-  float2* parts;
-  float* unscale;
   uint16_t* steps;
 };
 
@@ -50,26 +49,36 @@ __device__ __forceinline__ void TouchParams(const Params& p) {
   }
 }
 
-// What the multiplying warps do: each takes one chunk of every stage, turns its weights into 16-bit
-// integers and multiplies them by x on the tensor cores. Their sums of a group of strips meet in
-// shared memory and are added in the order of the warps.
+// What the multiplying warps do: each takes one chunk of every stage and multiplies it by x on the
+// tensor cores. Their sums of a group of strips meet in shared memory and are added in the order of
+// the warps.
 template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm>
 __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& block,
                                             const Shared& shared,
                                             StageRing<kBits, kSegment>& ring) {
+  constexpr bool kWide = PackedGemvWide(kForm);
   const PackedGemvPlan& plan = p.plan;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, t = static_cast<int>(p.args.t);
-  const OutputWriter<T, PackedGemvMaxWarps(kForm)> outputs(p, block, shared.unscale);
-  const XKeeper<T> x(p, shared.xs, shared.weights, shared.parts, shared.unscale);
+  const OutputWriter<T, PackedGemvMaxWarps(kForm)> outputs(p, block, shared.squares);
+  const XKeeper<T, kBits, kWide> x(p, shared.xs, shared.weights, shared.x_scales);
   using Product = ChunkProduct<kBits, kSegment, kZeros, kForm>;
-  const Product product(p, SharedAddress(shared.xs));
+  const Product product(p, SharedAddress(shared.xs), SharedAddress(shared.x_scales));
   TouchParams(p);
   WaitForPrevious();
   x.Start();
   const float addend = outputs.FirstAddend();
-  x.Finish();
+  x.Wait();
+  if (kWide) {
+    for (int row = 0; row < t; ++row) {
+      float squares = 0;
+      for (int chunk = warp; chunk < plan.chunks; chunk += plan.warps)
+        x.Convert(chunk, row, squares);
+      outputs.KeepSquares(row, squares);
+    }
+    __syncwarp();
+  }
   if (threadIdx.x == 0) ring.AllowAll();
-  if (kForm == PackedGemvForm::kLarge) LetNextStart();  // it has no room until this block ends
+  if (PackedGemvResident(kForm) == 1) LetNextStart();  // it has no room until this block ends
 
   for (int strip = 0, group = 0; strip < plan.strips; ++group) {
     const int first = strip, end = min(strip + plan.group, plan.strips);
@@ -77,9 +86,16 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& bl
     float* mine = buffer + warp * plan.group * t * plan.row_floats;
     for (; strip < end; ++strip) {
       StripSums<kForm> sums;
+      float squares[kPackedGemvNarrowRows] = {};
       const typename Product::Place place(product, block.first + strip * plan.strip_tiles);
       int chunk = warp;
       for (int round = 0; round < plan.rounds; ++round, chunk += plan.warps) {
+        if (!kWide && strip == 0 && chunk < plan.chunks) {
+#pragma unroll
+          for (int row = 0; row < kPackedGemvNarrowRows; ++row)
+            if (row < t) x.Convert(chunk, row, squares[row]);
+          __syncwarp();
+        }
         const uint32_t stage = ring.Wait();
         if (chunk < plan.chunks)
           product.Add(place.At(stage, chunk, PlaceOfScaleRow<kSegment>(p, chunk - warp, warp)),
@@ -88,6 +104,10 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& bl
       }
       sums.Store(mine, t, plan);
       mine += t * plan.row_floats;
+      if (!kWide && strip == 0)
+#pragma unroll
+        for (int row = 0; row < kPackedGemvNarrowRows; ++row)
+          if (row < t) outputs.KeepSquares(row, squares[row]);
     }
     NamedWait(kMultiplyBarrier, plan.warps * kWarp);
     if (p.args.gated) {
@@ -104,7 +124,7 @@ template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemv
 __global__ void __launch_bounds__(32 * (PackedGemvMaxWarps(kForm) + 1), PackedGemvResident(kForm))
     Kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) char memory[];
-  if (kForm != PackedGemvForm::kLarge) LetNextStart();
+  if (PackedGemvResident(kForm) > 1) LetNextStart();
   const Shared shared(p, memory);
   const BlockWork block(p.plan);
 
@@ -129,13 +149,13 @@ using KernelFn = void (*)(Params);
 template <typename T, size_t... kIndex>
 constexpr auto KernelTable(std::index_sequence<kIndex...>) {
   return std::array<KernelFn, sizeof...(kIndex)>{
-      Kernel < T, kIndex / 18 == 0 ? 4 : 8, static_cast<PackedSegment>(kIndex / 3 % 3),
-      kIndex / 9 % 2 != 0, static_cast<PackedGemvForm>(kIndex % 3) > ...};
+      Kernel < T, kIndex / 24 == 0 ? 4 : 8, static_cast<PackedSegment>(kIndex / 4 % 3),
+      kIndex / 12 % 2 != 0, static_cast<PackedGemvForm>(kIndex % 4) > ...};
 }
-constexpr size_t kKernels = 36;
+constexpr size_t kKernels = 48;
 
 constexpr size_t KernelIndex(int bits, bool zeros, PackedSegment segment, PackedGemvForm form) {
-  return (bits == 8 ? 18 : 0) + (zeros ? 9 : 0) + static_cast<size_t>(segment) * 3 +
+  return (bits == 8 ? 24 : 0) + (zeros ? 12 : 0) + static_cast<size_t>(segment) * 4 +
          static_cast<size_t>(form);
 }
 

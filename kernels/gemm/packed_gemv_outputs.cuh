@@ -14,12 +14,12 @@ namespace packed_gemv {
 template <typename T, int kMaxWarps>
 class OutputWriter {
  public:
-  // `unscale` is a factor for each row of x.
-  __device__ OutputWriter(const Params& p, const BlockWork& block, const float* unscale)
+  // `squares` has room for a sum of squares of x for each row and warp.
+  __device__ OutputWriter(const Params& p, const BlockWork& block, float* squares)
       : a_(p.args),
         plan_(p.plan),
         block_(block),
-        unscale_(unscale),
+        squares_(squares),
         t_(static_cast<int>(p.args.t)),
         warp_(static_cast<int>(threadIdx.x) / kWarp) {}
 
@@ -30,21 +30,28 @@ class OutputWriter {
     return Addend<T>(a_, warp_ - strip * t_, Output(strip, LaneIndex()));
   }
 
+  // Keeps the sum over the warp's lanes of what they have of the squares of a row of x.
+  __device__ __forceinline__ void KeepSquares(int row, float squares) const {
+    if (a_.norm_weight == nullptr) return;
+    squares = WarpReduce<SumOp>(squares);
+    if (LaneIndex() == 0) squares_[row * plan_.warps + warp_] = squares;
+  }
+
   // Adds the warps' sums of strips [strip, end), [warps][group][t][row_floats], in the order of the
   // warps. After a barrier behind the sums.
   __device__ __forceinline__ void Write(int strip, int end, const float* partials,
                                         float first_addend) const {
-    ForOutputs(strip, end, [&](int row, int of_strip, int output, int at) {
-      const float sum = Collect(partials + at) * unscale_[row];
+    ForOutputs(strip, end, [&](int row, int of_strip, int output, int at, float norm) {
+      const float sum = Collect(partials + at) * norm;
       const int64_t n = Output(of_strip, output);
       const bool is_first = of_strip * t_ + row == warp_ && output < kWarp;
       StoreOutput<T>(a_, row, n, sum + (is_first ? first_addend : Addend<T>(a_, row, n)));
     });
   }
   __device__ __forceinline__ void WriteGated(int strip, int end, const float* partials) const {
-    ForOutputs(strip, end, [&](int row, int of_strip, int output, int at) {
-      const float gate = Collect(partials + at) * unscale_[row];
-      const float up = Collect(partials + at + plan_.sum_at.odd) * unscale_[row];
+    ForOutputs(strip, end, [&](int row, int of_strip, int output, int at, float norm) {
+      const float gate = Collect(partials + at) * norm;
+      const float up = Collect(partials + at + plan_.sum_at.odd) * norm;
       StoreOutput<T>(a_, row, Output(of_strip, output), Silu(gate) * up);
     });
   }
@@ -57,14 +64,21 @@ class OutputWriter {
     int strip = first, row = warp_;
     while (row >= t_) row -= t_, ++strip;
     while (strip < end) {
+      const float norm = NormFactor(row);
       const int at = ((strip - first) * t_ + row) * plan_.row_floats;
       for (int output = LaneIndex(); output < Width(strip); output += kWarp)
-        visit(row, strip, output, at + output);
+        visit(row, strip, output, at + output, norm);
       row += plan_.warps;
       while (row >= t_) row -= t_, ++strip;
     }
   }
 
+  // What normalises a row of x, of which its digits know nothing.
+  __device__ __forceinline__ float NormFactor(int row) const {
+    if (a_.norm_weight == nullptr) return 1.f;
+    const float part = LaneIndex() < plan_.warps ? squares_[row * plan_.warps + LaneIndex()] : 0.f;
+    return rsqrtf(WarpReduce<SumOp>(part) / static_cast<float>(a_.k) + a_.norm_eps);
+  }
   // Outputs of a strip.
   __device__ __forceinline__ int Width(int strip) const {
     return min(plan_.strip_tiles, block_.last - block_.first - strip * plan_.strip_tiles) *
@@ -87,7 +101,7 @@ class OutputWriter {
   const LinearArgs& a_;
   const PackedGemvPlan& plan_;
   const BlockWork& block_;
-  const float* const unscale_;
+  float* const squares_;
   const int t_, warp_;
 };
 

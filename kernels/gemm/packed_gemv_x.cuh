@@ -1,9 +1,10 @@
-// How the packed few-row kernel (packed_gemv.h) keeps x in shared memory: normalised where asked,
-// as f16 times a power of two of each row's own.
+// How the packed few-row kernel (packed_gemv.h) keeps x in shared memory: as bytes.
 //
-// With the row's largest element between 2^14 and 2^15 every bf16 down to 2^-31 of it is exact, and
-// what is smaller is off by less than 2^-39 of it; so is every f16 but for the last bit of what
-// lies below 2^-38.
+// The elements of a chunk of k and a row of x, times the norm's weight where asked, become integers
+// below 2^22 in units of a power of two of the chunk's own. An integer is three signed digits of
+// base 256, so that the tensor cores multiply and add it exactly. An element at or above 2^-14 of
+// the chunk's largest is exact in bf16 (2^-11 in f16); what is smaller is off by 2^-23 of the
+// largest at most, as it would be in a sum in fp32.
 #pragma once
 
 #include <cstdint>
@@ -15,134 +16,141 @@
 namespace tessera {
 namespace packed_gemv {
 
-// The multiplying warps share the rows of x: whole warps a row, as many rows at a time as that
-// leaves, in pieces of 16 bytes. `weights` has room for the norm's weight, `parts` for
-// kPackedGemvXParts, `unscale` for one a row: what a row's sums are to be multiplied by.
-template <typename T>
+// Where the digits of a chunk lie. A digit of a row is PackedXSlot(kBits) bytes: for each of four
+// lanes of a quad, the words that it feeds to the chunk's products in turn. Slots of a chunk come
+// in halves of 64 bytes, [half][slot][lane][4 words]: eight lanes that read 16 bytes each of two
+// neighbouring slots meet no bank twice.
+template <int kBits, bool kWide>
+struct XLayout {
+  static constexpr int kHalf = 64;
+  static constexpr int kHalves = kPackedXSlot(kBits) / kHalf;
+  // kWide: digits of the same place lie side by side, otherwise those of the same row.
+  static __device__ __forceinline__ int Slot(int row, int digit, int t) {
+    return kWide ? digit * t + row : row * kPackedXDigits + digit;
+  }
+};
+
+// Each multiplying warp keeps the chunks that it multiplies: no other reads them.
+template <typename T, int kBits, bool kWide>
 class XKeeper {
+  using Layout = XLayout<kBits, kWide>;
+  static constexpr int kLanes = kPackedXSlot(kBits) / 4;  // that keep four elements each
+  static constexpr int kBlock = static_cast<int>(PackedBlock(kBits));
+
  public:
-  __device__ XKeeper(const Params& p, char* xs, char* weights, float2* parts, float* unscale)
+  // `xs` has room for the digits and `scales` for what a digit of a chunk counts, [chunks][t].
+  __device__ XKeeper(const Params& p, char* xs, char* weights, float* scales)
       : p_(p),
-        xs_(xs),
-        weights_(weights),
-        parts_(parts),
-        unscale_(unscale),
-        pieces_(static_cast<int>(p.args.k) / 8),
-        padded_((p.plan.x_stride - 16) / 16) {
-    const int warp = static_cast<int>(threadIdx.x) / kWarp, t = static_cast<int>(p.args.t);
-    row_warps_ = t == 1 ? p.plan.warps : max(1, p.plan.warps / t);
-    row_ = warp / row_warps_;
-    part_ = warp - row_ * row_warps_;
-    rows_ = p.plan.warps / row_warps_;
-    if (row_ >= rows_) row_ = t;  // no row left
-    first_ = part_ * kWarp + LaneIndex();
-    step_ = row_warps_ * kWarp;
+        t_(static_cast<int>(p.args.t)),
+        k_(static_cast<int>(p.args.k)),
+        xs_(SharedAddress(xs)),
+        weights_(SharedAddress(weights)),
+        scales_(SharedAddress(scales)) {
+    const int lane = LaneIndex();
+    // Word `word` of lane `quad`: elements (packed_weight.h) first_, + 1 and, behind a gap, two
+    // more. Lanes past kLanes repeat others and keep nothing.
+    const int word = lane % kLanes / 4, quad = lane % 4;
+    first_ = kBits == 4 ? word / 2 * 32 + word % 2 * 8 + quad * 2 : word * 16 + quad * 2;
+    word_ = word / 4 * (t_ * kPackedXDigits * Layout::kHalf) + quad * 16 + word % 4 * 4;
     if (p.args.norm_weight != nullptr)
-      for (int i = static_cast<int>(threadIdx.x); i < pieces_; i += p.plan.warps * kWarp)
-        CopyAsync16(SharedAddress(weights) + i * 16,
-                    static_cast<const uint4*>(p.args.norm_weight) + i, true);
+      ForOwnPairs([&](int k, int at) {
+        CopyAsync4(weights_ + at, static_cast<const T*>(p_.args.norm_weight) + k, k < k_);
+      });
   }
 
   // Starts to copy x, zeros past k; after the wait for the previous kernel.
   __device__ __forceinline__ void Start() const {
-    for (int row = row_; row < static_cast<int>(p_.args.t); row += rows_) {
-      const auto* from =
-          reinterpret_cast<const uint4*>(static_cast<const T*>(p_.args.x) + row * p_.args.k);
-      const uint32_t to = SharedAddress(Row(row));
-#pragma unroll 2
-      for (int i = first_; i < padded_; i += step_)
-        CopyAsync16(to + i * 16, from + (i < pieces_ ? i : 0), i < pieces_);
+    for (int row = 0; row < t_; ++row) {
+      const T* const from = static_cast<const T*>(p_.args.x) + static_cast<int64_t>(row) * k_;
+      for (int chunk = Warp(); chunk < p_.plan.chunks; chunk += p_.plan.warps) {
+        const int k = chunk * kBlock + first_;
+        Copy(At(chunk, row, 0), from, k);
+        Copy(At(chunk, row, 1), from, k + kGap);
+      }
     }
     CommitCopies();
   }
+  // Waits for what this thread copies.
+  __device__ __forceinline__ void Wait() const { WaitForCopies<0>(); }
 
-  // Ends with a barrier of the multiplying warps.
-  __device__ __forceinline__ void Finish() const {
-    const bool normed = p_.args.norm_weight != nullptr;
-    WaitForCopies<0>();
-    if (normed) NamedWait(kMultiplyBarrier, p_.plan.warps * kWarp);  // all have the weight
-    for (int row = row_; row < static_cast<int>(p_.args.t); row += rows_) {
-      float squares = 0;
-      uint32_t top = 0;  // the largest magnitude's bits
-#pragma unroll 1
-      for (int i = first_; i < pieces_; i += step_) {
-        float v[8];
-        Load(Row(row)[i], v);
-        if (normed) {
+  // Turns a chunk of a row into digits, in place, and adds the squares of this lane's elements to
+  // `squares`. A barrier of the warp comes after it.
+  __device__ __forceinline__ void Convert(int chunk, int row, float& squares) const {
+    const float2 even = UnpackHalves<T>(LoadShared4(At(chunk, row, 0)));
+    const float2 odd = UnpackHalves<T>(LoadShared4(At(chunk, row, 1)));
+    float v[4] = {even.x, odd.x, even.y, odd.y};  // in the order of the weights' bytes
+    const bool keeps = kLanes == kWarp || LaneIndex() < kLanes;
+    if (p_.args.norm_weight != nullptr) {
+      float sum = 0;
 #pragma unroll
-          for (int j = 0; j < 8; ++j) squares += v[j] * v[j];
-          TimesWeight(i, v);
-        }
+      for (const float one : v) sum += one * one;
+      if (keeps) squares += sum;
+      const uint32_t at = weights_ + (chunk * kBlock + first_) * 2;
+      const float2 by_even = UnpackHalves<T>(LoadShared4(at));
+      const float2 by_odd = UnpackHalves<T>(LoadShared4(at + kGap * 2));
+      v[0] *= by_even.x, v[1] *= by_odd.x, v[2] *= by_even.y, v[3] *= by_odd.y;
+    }
+    uint32_t top = 0;  // the largest magnitude's bits
 #pragma unroll
-        for (int j = 0; j < 8; ++j) top = max(top, __float_as_uint(v[j]) & 0x7fffffffu);
-      }
-      top = __reduce_max_sync(~0u, top);
-      if (normed) squares = WarpReduce<SumOp>(squares);
-      if (LaneIndex() == 0)
-        parts_[row * row_warps_ + part_] = make_float2(squares, __uint_as_float(top));
+    for (const float one : v) top = max(top, __float_as_uint(one) & 0x7fffffffu);
+    // Its exponent; those of rows below 2^-101 are not brought up all the way.
+    const uint32_t exponent = max(__reduce_max_sync(~0u, top) >> 23, 26u);
+    const float up = __uint_as_float((275 - exponent) << 23);  // to below 2^22
+    uint32_t digits[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t rounded = __float_as_uint(__fmaf_rn(v[i], up, kMagic));
+      digits[i] = (rounded - static_cast<uint32_t>(kMagicBits) + 0x808080u) ^ 0x808080u;
     }
-    NamedWait(kMultiplyBarrier, p_.plan.warps * kWarp);
-    for (int row = row_; row < static_cast<int>(p_.args.t); row += rows_) {
-      const float scale = RowScale(row, normed);
-#pragma unroll 1
-      for (int i = first_; i < pieces_; i += step_) {
-        float v[8];
-        Load(Row(row)[i], v);
-        if (normed) TimesWeight(i, v);
-        Row(row)[i] = make_uint4(PackHalves<__half>(v[0] * scale, v[1] * scale),
-                                 PackHalves<__half>(v[2] * scale, v[3] * scale),
-                                 PackHalves<__half>(v[4] * scale, v[5] * scale),
-                                 PackHalves<__half>(v[6] * scale, v[7] * scale));
-      }
-    }
-    NamedWait(kMultiplyBarrier, p_.plan.warps * kWarp);
+    uint32_t words[kPackedXDigits];
+    Transpose(digits, words);
+    if (!keeps) return;
+#pragma unroll
+    for (int digit = 0; digit < kPackedXDigits; ++digit)
+      StoreShared4(At(chunk, row, digit), words[digit]);
+    // What is no number makes all of its chunk's products none.
+    const uint32_t unit = exponent > 254 ? 0x7fc00000u : (exponent - (kBits == 4 ? 25 : 21)) << 23;
+    if (LaneIndex() == 0) StoreShared4(scales_ + (chunk * t_ + row) * 4, unit);
   }
 
  private:
-  static __device__ __forceinline__ void Load(uint4 from, float (&v)[8]) {
-    const uint32_t pairs[4] = {from.x, from.y, from.z, from.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 f = UnpackHalves<T>(pairs[i]);
-      v[2 * i] = f.x, v[2 * i + 1] = f.y;
-    }
-  }
-  __device__ __forceinline__ void TimesWeight(int piece, float (&v)[8]) const {
-    float by[8];
-    Load(reinterpret_cast<const uint4*>(weights_)[piece], by);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) v[j] *= by[j];
-  }
-  __device__ __forceinline__ uint4* Row(int row) const {
-    return reinterpret_cast<uint4*>(xs_ + row * p_.plan.x_stride);
-  }
+  static constexpr int kGap = kBits == 4 ? 16 : 8;
 
-  // What makes of a row's x times norm weight its f16; the power of two in it comes off again by
-  // `unscale`.
-  __device__ __forceinline__ float RowScale(int row, bool normed) const {
-    const float2 part =
-        LaneIndex() < row_warps_ ? parts_[row * row_warps_ + LaneIndex()] : make_float2(0.f, 0.f);
-    const float top = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(part.y)));
-    const float squares = normed ? WarpReduce<SumOp>(part.x) : 0.f;
-    const float norm =
-        normed ? rsqrtf(squares / static_cast<float>(p_.args.k) + p_.args.norm_eps) : 1.f;
-    // top * norm is below 2^(exponent + 1). What is no number stays none; rows below 2^-86 are not
-    // brought up all the way.
-    const int exponent = static_cast<int>(__float_as_uint(top * norm) >> 23) - 127;
-    const int shift = exponent > 127 ? 0 : min(14 - exponent, 100);
-    if (first_ == 0) unscale_[row] = __uint_as_float(static_cast<uint32_t>(127 - shift) << 23);
-    return norm * __uint_as_float(static_cast<uint32_t>(127 + shift) << 23);
+  static __device__ __forceinline__ int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
+  // This lane's word of a digit.
+  __device__ __forceinline__ uint32_t At(int chunk, int row, int digit) const {
+    return xs_ + chunk * (t_ * kPackedXDigits * kPackedXSlot(kBits)) + word_ +
+           Layout::Slot(row, digit, t_) * Layout::kHalf;
+  }
+  __device__ __forceinline__ void Copy(uint32_t to, const T* from, int k) const {
+    CopyAsync4(to, from + (k < k_ ? k : 0), k < k_);
+  }
+  // Visits the pairs of elements that this lane keeps: the first one's k, and its place in a row.
+  template <typename Visit>
+  __device__ __forceinline__ void ForOwnPairs(const Visit& visit) const {
+    for (int chunk = Warp(); chunk < p_.plan.chunks; chunk += p_.plan.warps)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int k = chunk * kBlock + first_ + i * kGap;
+        visit(k, k * 2);
+      }
+  }
+  // Byte i of words[d] is byte d of digits[i].
+  static __device__ __forceinline__ void Transpose(const uint32_t (&digits)[4],
+                                                   uint32_t (&words)[kPackedXDigits]) {
+    const uint32_t low = __byte_perm(digits[0], digits[1], 0x5140);
+    const uint32_t high = __byte_perm(digits[2], digits[3], 0x5140);
+    words[0] = __byte_perm(low, high, 0x5410);
+    words[1] = __byte_perm(low, high, 0x7632);
+    words[2] = __byte_perm(__byte_perm(digits[0], digits[1], 0x0062),
+                           __byte_perm(digits[2], digits[3], 0x0062), 0x5410);
   }
 
   const Params& p_;
-  char* const xs_;
-  char* const weights_;
-  float2* const parts_;
-  float* const unscale_;
-  const int pieces_, padded_;  // of a row of x: that exist, and with those that are 0
-  int rows_, row_;             // rows at a time, and this thread's first
-  int row_warps_, part_;       // warps of a row, and this thread's
-  int first_, step_;           // a thread's first piece of a row, and the way to its next
+  const int t_, k_;
+  const uint32_t xs_, weights_, scales_;
+  int first_;  // element of a chunk
+  int word_;   // from a chunk's digits on
 };
 
 }  // namespace packed_gemv

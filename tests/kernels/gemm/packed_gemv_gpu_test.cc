@@ -59,7 +59,7 @@ TEST_F(PackedGemvGpu, MatchesTheReferenceForAGroupOfExactlyK) {
 
 // k of more rounds than the small form takes.
 TEST_F(PackedGemvGpu, MatchesTheReferenceForLongK) {
-  constexpr int64_t kLong = 4880;
+  constexpr int64_t kLong = 4560;
   for (const DType dtype : {DType::kBf16, DType::kF16})
     for (const int bits : {4, 8})
       for (const bool zeros : {false, true})
