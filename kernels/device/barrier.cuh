@@ -59,6 +59,34 @@ struct RingPlace {
   }
 };
 
+// True in one lane of a warp that is here as a whole.
+__device__ __forceinline__ bool ElectOne() {
+  uint32_t elected;
+  asm volatile(
+      "{\n\t"
+      ".reg .pred one;\n\t"
+      "elect.sync _|one, 0xffffffff;\n\t"
+      "selp.u32 %0, 1, 0, one;\n\t"
+      "}"
+      : "=r"(elected));
+  return elected != 0;
+}
+
+// Copies `bytes` bytes, a multiple of 16 between addresses that are, arriving at `barrier`.
+__device__ __forceinline__ void CopyBulk(uint32_t to, const void* from, uint32_t bytes,
+                                         uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
+// Fetches a map that copies will use.
+__device__ __forceinline__ void PrefetchMap(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
 // Copies the map's box at element `column` of row `row` to `to`, arriving at `barrier`.
 __device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap& map, int column, int row,
                                         uint32_t barrier) {

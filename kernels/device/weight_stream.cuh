@@ -37,16 +37,16 @@ __device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, uint6
                : "memory");
 }
 
+// CopyAsync16 (mma.cuh) by way of L1: sooner there where all multiprocessors read the same.
+__device__ __forceinline__ void CopyAsync16L1(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+
 // Copies 4 bytes asynchronously, both addresses aligned to 4.
 __device__ __forceinline__ void CopyAsync4(uint32_t to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
-}
-
-// The same; zeros when not `valid` (`from` is then not read, but must be an address).
-__device__ __forceinline__ void CopyAsync4(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
-               "r"(valid ? 4 : 0)
-               : "memory");
 }
 
 __device__ __forceinline__ uint4 LoadShared16(uint32_t address) {

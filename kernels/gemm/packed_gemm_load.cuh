@@ -105,10 +105,6 @@ struct PackedShared {
   }
 };
 
-__device__ __forceinline__ void PrefetchMap(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
-
 // The rows of W of a tile: one run of kRows, or gated two of kRows / 2, n apart.
 template <typename Shape>
 struct PackedRows {

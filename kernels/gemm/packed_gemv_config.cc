@@ -1,25 +1,22 @@
 #include "kernels/gemm/packed_gemv_config.h"
 
 #include <algorithm>
-#include <limits>
-#include <vector>
 
 #include "common/align.h"
-#include "kernels/gemm/packed_weight.h"
 
 namespace tessera {
 namespace {
 
 constexpr int64_t kTileRows = kPackedTileRows;
 constexpr int64_t kHalfBytes = 2, kFloatBytes = 4;
-constexpr int64_t kBoxAlign = 128;  // of what TMA writes
+constexpr int64_t kBulkAlign = 128;  // of what bulk copies write
+constexpr int64_t kFullStage = 2 * kPackedGemvPairs * kPackedGemvWarps * kPackedTileBytes;
 constexpr int64_t kStageBarriers = 16, kReadyBytes = 16;
-constexpr int64_t kGroupBytes = 16 * 1024;  // of partial sums between two barriers, twice
+constexpr int64_t kGroupBytes = 8 * 1024;  // of partial sums between two barriers, twice
 // Of a block that leaves room for one of the next kernel; CUDA keeps 1 KB for each.
 constexpr int64_t kSmallShared = 112 * 1024;
-constexpr int64_t kEarlyBytes = 72 * 1024;
+constexpr int64_t kEarlyBytes = 110 * 1024;
 constexpr int kGoodStages = 3;
-constexpr int kIdleWarps = 6;  // whose slots a round leaves empty
 // Packed weights past this size, or k past this, are worth all of a multiprocessor
 // (packed_gemm_bench m1, H200, 2026-11-21).
 constexpr int64_t kLargeBytes = 20'000'000;
@@ -48,84 +45,22 @@ int64_t ChunkRows(const PackedGemvProblem& p) {
   return GroupOf(p) >= block ? 1 : block / GroupOf(p);
 }
 
-// The most tiles of outputs of a block.
-int64_t BlockTiles(const PackedGemvPlan& plan) {
-  return plan.block_tiles + (plan.larger_blocks > 0 ? 1 : 0);
-}
-
-bool IsLarge(const PackedGemvProblem& p) {
-  return Parts(p) * p.n * PackedRowBytes(p.bits, p.k) >= kLargeBytes || p.k >= kLargeK;
-}
-
-// Cuts a block's outputs into strips and the strips' chunks into rounds.
-void SetStrips(PackedGemvPlan& plan, const PackedGemvProblem& p) {
-  const int64_t tiles = BlockTiles(plan), pair_tiles = p.gated ? 1 : 2;
-  plan.pairs = PackedGemvPairs(plan.form);
-  plan.strips = Int(CeilDiv(tiles, plan.pairs * pair_tiles));
-  plan.strip_tiles = Int(CeilDiv(tiles, plan.strips));
-  plan.strips = Int(CeilDiv(tiles, plan.strip_tiles));
-  plan.rounds = Int(CeilDiv(plan.chunks, plan.warps));
-}
-
-// Issue slots of a scheduler for the block's stages: a pair of tiles of a chunk takes about 45, a
-// chunk 40 besides and 60 to make digits of a row of x, a strip 40 (sm_90a).
-double Slots(const PackedGemvPlan& plan) {
-  const double chunk = 45. * plan.pairs + 40;
-  return (plan.strips * (plan.rounds * chunk + 40) + plan.rounds * 60.) * (plan.warps + kIdleWarps);
-}
-
-std::vector<PackedGemvForm> Forms(const PackedGemvProblem& p) {
+PackedGemvForm FormOf(const PackedGemvProblem& p) {
   using enum PackedGemvForm;
-  if (p.t > kPackedGemvNarrowRows) return {kWide};
-  if (IsLarge(p)) return {kLarge};
-  return {kSmall, kTall};
+  if (p.t > 1) return kWide;
+  const int64_t bytes = Parts(p) * p.n * PackedRowBytes(p.bits, p.k);
+  return bytes >= kLargeBytes || p.k >= kLargeK ? kLarge : kSmall;
 }
 
-void ChooseWork(PackedGemvPlan& plan, const PackedGemvProblem& p) {
-  PackedGemvPlan best = plan;
-  double best_slots = std::numeric_limits<double>::infinity();
-  for (const PackedGemvForm form : Forms(p)) {
-    plan.form = form;
-    const int most = PackedGemvMaxWarps(form);
-    for (plan.warps = most; plan.warps >= most * 3 / 5; --plan.warps) {
-      SetStrips(plan, p);
-      const double slots = Slots(plan);
-      if (slots >= best_slots * 0.999) continue;
-      best = plan;
-      best_slots = slots;
-    }
-  }
-  plan = best;
-}
-
-// A stage: weights [parts][tiles][warps][512 bytes]; scales and zeros [parts][warps * chunk_rows]
-// rows, zeros from the last multiple of 16 bytes on.
 void SetStage(PackedGemvPlan& plan, const PackedGemvProblem& p) {
-  const int64_t parts = Parts(p), part_tiles = plan.pairs * 2 / parts;
-  const int64_t tile_bytes = plan.warps * kPackedTileBytes;
-  const int64_t tile_zeros = p.zeros ? kTileRows * p.bits / 8 : 0;
   plan.chunk_rows = Int(ChunkRows(p));
-  plan.scale_row_bytes = Int(part_tiles * kTileRows * kHalfBytes);
-  plan.zero_row_bytes = Int(p.zeros ? AlignUp(part_tiles * tile_zeros + 12, 16) : 0);
-  if (p.ragged) {  // each row is a copy of its own
-    plan.scale_row_bytes = Int(AlignUp(plan.scale_row_bytes, kBoxAlign));
-    plan.zero_row_bytes = Int(AlignUp(plan.zero_row_bytes, kBoxAlign));
-  }
-  const int64_t rows = int64_t{plan.warps} * plan.chunk_rows;
-  const int64_t part_scales = AlignUp(rows * plan.scale_row_bytes, kBoxAlign);
-  const int64_t part_zeros = AlignUp(rows * plan.zero_row_bytes, kBoxAlign);
-  plan.scale_offset = Int(2 * plan.pairs * tile_bytes);
-  plan.zero_offset = Int(plan.scale_offset + parts * part_scales);
-  plan.stage_bytes = Int(plan.zero_offset + parts * part_zeros);
-
-  const auto at = [&](int64_t tile, int64_t part) {
-    return p.gated ? PackedPairs{Int(tile), Int(part)} : PackedPairs{Int(2 * tile), Int(tile)};
-  };
-  plan.weight_at = at(tile_bytes, plan.pairs * tile_bytes);
-  plan.scale_at = at(kTileRows * kHalfBytes, part_scales);
-  plan.zero_at = at(tile_zeros, part_zeros);
-  plan.sum_at = at(kTileRows, plan.pairs * kTileRows);
-  plan.row_floats = Int(2 * plan.pairs * kTileRows + 4);
+  const int rows = kPackedGemvWarps * plan.chunk_rows;
+  // Tiles that the strips lack take no room, as far as they are the last.
+  const int64_t tiles = p.gated ? 2 * kPackedGemvPairs : plan.strip_tiles;
+  plan.scale_offset = Int(tiles * kPackedGemvWarps * kPackedTileBytes);
+  plan.zero_offset = plan.scale_offset + rows * kPackedScaleRow;
+  const int zeros = p.zeros ? rows * PackedZeroRow(p.bits) : 0;
+  plan.stage_bytes = Int(AlignUp(plan.zero_offset + zeros, kBulkAlign));
 }
 
 void SetGroups(PackedGemvPlan& plan, const PackedGemvProblem& p) {
@@ -149,20 +84,24 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.blocks = Int(std::min<int64_t>(gpu.sm_count, p.n / kTileRows));
   plan.block_tiles = Int(p.n / kTileRows / plan.blocks);
   plan.larger_blocks = Int(p.n / kTileRows % plan.blocks);
-  ChooseWork(plan, p);
+  const int64_t tiles = plan.block_tiles + (plan.larger_blocks > 0 ? 1 : 0);
+  plan.form = FormOf(p);
+  plan.strips = Int(CeilDiv(tiles, kPackedGemvPairs * 2 / Parts(p)));
+  plan.strip_tiles = Int(CeilDiv(tiles, plan.strips));
+  plan.strips = Int(CeilDiv(tiles, plan.strip_tiles));
+  plan.rounds = Int(CeilDiv(plan.chunks, kPackedGemvWarps));
   SetStage(plan, p);
   SetGroups(plan, p);
-  plan.x_bytes = Int(plan.chunks * p.t * kPackedXDigits * kPackedXSlot(p.bits));
-  plan.x_scale_bytes = Int(plan.chunks * p.t * kFloatBytes);
+  plan.x_bytes = Int(plan.chunks * p.t * PackedXChunk(p.bits));
+  plan.x_unit_bytes = Int(plan.chunks * p.t * kFloatBytes);
   plan.norm_bytes = Int(p.normed ? plan.chunks * PackedBlock(p.bits) * kHalfBytes : 0);
 
-  const int64_t strip_partials = plan.warps * p.t * plan.row_floats * kFloatBytes;
+  const int64_t strip_partials = kPackedGemvWarps * p.t * kPackedStripRows * kFloatBytes;
   plan.group = Int(std::clamp<int64_t>(kGroupBytes / strip_partials, 1, plan.strips));
   const int64_t partials = strip_partials * plan.group * (plan.strips > plan.group ? 2 : 1);
-  const int64_t squares = p.t * plan.warps * kFloatBytes;
-  const int64_t fixed = kReadyBytes + plan.x_bytes + plan.norm_bytes + plan.x_scale_bytes +
-                        squares + partials +
-                        (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
+  const int64_t squares = p.t * kPackedGemvWarps * kFloatBytes;
+  const int64_t fixed = kReadyBytes + plan.x_bytes + plan.norm_bytes + plan.x_unit_bytes + squares +
+                        partials + (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
   const int64_t needed = int64_t{plan.strips} * plan.rounds;
   const int64_t stage = plan.stage_bytes + kStageBarriers;
   const auto stages_in = [&](int64_t bytes) {
@@ -171,8 +110,11 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   int64_t stages = PackedGemvResident(plan.form) == 1 ? 0 : stages_in(kSmallShared);
   if (stages < std::min<int64_t>(needed, kGoodStages)) stages = stages_in(gpu.shared_bytes);
   plan.stages = Int(std::max<int64_t>(stages, 1));
-  plan.early_stages = Int(std::clamp<int64_t>(kEarlyBytes / plan.stage_bytes, 1, plan.stages));
-  plan.shared_bytes = plan.stages * stage + fixed;
+  plan.early_stages = Int(std::clamp<int64_t>(kEarlyBytes / plan.stage_bytes, 1,
+                                              std::min<int64_t>(plan.stages, needed)));
+  // What stands in for tiles of the last stage is read too.
+  plan.shared_bytes =
+      std::max(plan.stages * stage + fixed, (plan.stages - 1) * plan.stage_bytes + kFullStage);
   return plan;
 }
 

@@ -1,34 +1,33 @@
-// The shape of the few-row kernel over packed weights (packed_gemv.h) for a problem. Pure host
-// functions, no CUDA.
+// The shape of the few-row kernel over packed weights (packed_gemv.h) for a problem. No CUDA.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/gemm/gemv_config.h"
+#include "kernels/gemm/packed_weight.h"
 
 namespace tessera {
 
 inline constexpr int kPackedGemvMaxRows = 8;  // rows of x
 inline constexpr int kPackedGemvMaxStages = 8;
 
-// How a kernel is compiled. Small and tall leave a multiprocessor's registers and shared memory for
-// a block of the next kernel, which loads while this one ends. Wide takes more than two rows of x.
-enum class PackedGemvForm { kSmall, kTall, kLarge, kWide };
-// Blocks of a multiprocessor, warps of each that multiply, beside the one that loads, and pairs of
-// tiles of 8 rows of w in a strip: what the registers of a thread, 64, 80 and 128, allow.
-constexpr int PackedGemvResident(PackedGemvForm form) {
-  return form == PackedGemvForm::kSmall || form == PackedGemvForm::kTall ? 2 : 1;
+// How a kernel is compiled. Small leaves a multiprocessor's registers and shared memory for a block
+// of the next kernel, which loads while this one ends. Wide takes more than one row of x.
+enum class PackedGemvForm { kSmall, kLarge, kWide };
+constexpr int PackedGemvResident(PackedGemvForm form) {  // blocks of a multiprocessor
+  return form == PackedGemvForm::kSmall ? 2 : 1;
 }
-constexpr int PackedGemvMaxWarps(PackedGemvForm form) {
-  return form == PackedGemvForm::kTall ? 11 : 15;
-}
-constexpr int PackedGemvPairs(PackedGemvForm form) { return form == PackedGemvForm::kTall ? 3 : 2; }
+// Warps that multiply, beside two that load: with 64 registers a thread where two blocks share a
+// multiprocessor, else 128.
+inline constexpr int kPackedGemvWarps = 14;
+inline constexpr int kPackedGemvThreads = (kPackedGemvWarps + 2) * 32;
 constexpr bool PackedGemvWide(PackedGemvForm form) { return form == PackedGemvForm::kWide; }
-inline constexpr int kPackedGemvNarrowRows = 2;  // of x, that the other forms take
+inline constexpr int kPackedGemvPairs = 2;  // of tiles of 8 rows of w in a strip
 
 // x is kept as digits (packed_gemv_x.cuh): bytes of one, for a chunk of a row.
 inline constexpr int kPackedXDigits = 3;
-constexpr int kPackedXSlot(int bits) { return bits == 4 ? 128 : 64; }
+constexpr int PackedXSlot(int bits) { return bits == 4 ? 128 : 64; }
+constexpr int PackedXChunk(int bits) { return kPackedXDigits * PackedXSlot(bits); }  // of a row
 
 struct PackedGemvProblem {
   int64_t t = 0, n = 0, k = 0;  // as in LinearArgs; n a multiple of 8, k of 16
@@ -42,37 +41,33 @@ struct PackedGemvProblem {
 // How many steps of 16 k share a row of scales: a whole block of 64 bytes, two, or one.
 enum class PackedSegment { kBlock, kTwoSteps, kStep };
 
-// Where pair i of tiles lies: its first tile at i * step, the other `odd` behind.
-struct PackedPairs {
-  int step = 0, odd = 0;
-};
+// A block computes a run of outputs, in tiles of 8. The rows of w for them are cut into strips of
+// two parts of kPackedGemvPairs tiles: gate and up or, not gated, tiles that follow each other. A
+// strip may lack its last tiles; what stands in for them is multiplied and not used.
+//
+// A stage is kPackedGemvWarps chunks of k, one for each warp, of every row of a strip: weights
+// [parts][tiles][warps][512 bytes]; scales and zeros [warps][chunk_rows] rows, [parts][tiles][8].
+inline constexpr int kPackedStripRows = 2 * kPackedGemvPairs * static_cast<int>(kPackedTileRows);
+inline constexpr int kPackedScaleRow = kPackedStripRows * 2;
+constexpr int PackedZeroRow(int bits) { return kPackedStripRows * bits / 8; }
 
-// A block computes a run of outputs, in tiles of 8. The rows of w for them are cut into strips. A
-// stage is `warps` chunks of k, one for each warp, of every row of a strip.
 struct PackedGemvPlan {
   PackedGemvForm form = PackedGemvForm::kSmall;
   PackedSegment segment = PackedSegment::kBlock;
-  int warps = 0;
   int blocks = 0;
   int block_tiles = 0, larger_blocks = 0;  // tiles of outputs, the first blocks one more
   int strips = 0, strip_tiles = 0;         // of a block; of outputs in a strip but the last
-  // PackedGemvPairs(): tiles 2 i and 2 i + 1 of w or, gated, i of gate and of up. A strip may lack
-  // the last ones; what stands in for them is multiplied and not used.
-  int pairs = 0;
-  int chunks = 0;        // 64-byte blocks of a row of w
-  int rounds = 0;        // stages of a strip
-  int stages = 0;        // of the block's ring
-  int early_stages = 0;  // that load before x: a deeper queue would keep x waiting
-  int stage_bytes = 0, scale_offset = 0, zero_offset = 0;
+  int chunks = 0;                          // 64-byte blocks of a row of w
+  int rounds = 0;                          // stages of a strip
+  int stages = 0;                          // of the block's ring
+  int early_stages = 0;  // that load before x is asked for: a deeper queue would keep it waiting
+  int stage_bytes = 0;
   int chunk_rows = 1;                            // rows of scales and zeros of a chunk that differ
-  int scale_row_bytes = 0, zero_row_bytes = 0;   // of one part: all there is or, gated, gate or up
-  PackedPairs weight_at, scale_at, zero_at;      // bytes in a stage
-  PackedPairs sum_at;                            // floats in a row of partial sums
+  int scale_offset = 0, zero_offset = 0;         // in a stage
   uint32_t chunks_a_group = 1, group_magic = 0;  // chunk / chunks_a_group, by multiplication
-  int x_bytes = 0, x_scale_bytes = 0;            // of x in shared memory
+  int x_bytes = 0, x_unit_bytes = 0;             // of x in shared memory
   int norm_bytes = 0;                            // of the norm's weight there
   int group = 1;                                 // strips between two barriers
-  int row_floats = 0;                            // of a strip's partial sums for a row of x
   int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
 };
 

@@ -14,24 +14,25 @@ namespace tessera {
 namespace packed_gemv {
 
 // A block's shared memory, in this order.
+template <PackedGemvForm kForm>
 struct Shared {
-  __device__ Shared(const Params& p, char* memory) {
+  __device__ __forceinline__ Shared(const Params& p, char* memory) {
     const PackedGemvPlan& plan = p.plan;
-    const int t = static_cast<int>(p.args.t);
+    const int t = RowsOf<kForm>(p);
     ring = memory;
     barriers = ring + plan.stages * plan.stage_bytes;
     xs = barriers + plan.stages * 16 + 16;
     weights = xs + plan.x_bytes;
-    x_scales = reinterpret_cast<float*>(weights + plan.norm_bytes);
-    squares = x_scales + plan.x_scale_bytes / 4;
-    partials = squares + t * plan.warps;
-    buffer_floats = plan.warps * plan.group * t * plan.row_floats;
-    steps = reinterpret_cast<uint16_t*>(partials +
-                                        buffer_floats * (plan.strips > plan.group ? 2 : 1));
+    units = reinterpret_cast<float*>(weights + plan.norm_bytes);
+    squares = units + plan.x_unit_bytes / 4;
+    partials = squares + t * kPackedGemvWarps;
+    buffer_floats = kPackedGemvWarps * plan.group * t * kPackedStripRows;
+    steps =
+        reinterpret_cast<uint16_t*>(partials + buffer_floats * (plan.strips > plan.group ? 2 : 1));
   }
   char *ring, *barriers, *xs, *weights;
-  float *x_scales, *squares;  // of each chunk and row; of each row and warp
-  int buffer_floats;          // of one buffer of partial sums
+  float *units, *squares;  // of x's digits of each chunk and row; of each row and warp
+  int buffer_floats;       // of one buffer of partial sums
   float* partials;
   uint16_t* steps;
 };
@@ -54,62 +55,55 @@ __device__ __forceinline__ void TouchParams(const Params& p) {
 // the warps.
 template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm>
 __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& block,
-                                            const Shared& shared,
-                                            StageRing<kBits, kSegment>& ring) {
+                                            const Shared<kForm>& shared,
+                                            StageRing<kBits, kSegment, kForm>& ring) {
   constexpr bool kWide = PackedGemvWide(kForm);
+  constexpr int kWarps = kPackedGemvWarps;
   const PackedGemvPlan& plan = p.plan;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp, t = static_cast<int>(p.args.t);
-  const OutputWriter<T, PackedGemvMaxWarps(kForm)> outputs(p, block, shared.squares);
-  const XKeeper<T, kBits, kWide> x(p, shared.xs, shared.weights, shared.x_scales);
-  using Product = ChunkProduct<kBits, kSegment, kZeros, kForm>;
-  const Product product(p, SharedAddress(shared.xs), SharedAddress(shared.x_scales));
+  const int warp = WarpIndex(), t = RowsOf<kForm>(p);
+  const OutputWriter<T, kForm> outputs(p, block, shared.squares);
+  using X = XKeeper<T, kBits, kForm>;
+  const X x(p, shared.xs, shared.weights, shared.units);
+  const ChunkProduct<kBits, kSegment, kZeros, kForm> product(p);
   TouchParams(p);
   WaitForPrevious();
   x.Start();
+  if (threadIdx.x == 0) ring.AllowAll();
   const float addend = outputs.FirstAddend();
-  x.Wait();
+  x.WaitForFirst();
   if (kWide) {
+    x.WaitForAll();
     for (int row = 0; row < t; ++row) {
       float squares = 0;
-      for (int chunk = warp; chunk < plan.chunks; chunk += plan.warps)
-        x.Convert(chunk, row, squares);
+      for (int chunk = warp; chunk < plan.chunks; chunk += X::kTogether * kWarps)
+        x.Make(chunk, row, squares);
       outputs.KeepSquares(row, squares);
     }
     __syncwarp();
   }
-  if (threadIdx.x == 0) ring.AllowAll();
-  if (PackedGemvResident(kForm) == 1) LetNextStart();  // it has no room until this block ends
 
   for (int strip = 0, group = 0; strip < plan.strips; ++group) {
     const int first = strip, end = min(strip + plan.group, plan.strips);
     float* const buffer = shared.partials + (group & 1) * shared.buffer_floats;
-    float* mine = buffer + warp * plan.group * t * plan.row_floats;
     for (; strip < end; ++strip) {
       StripSums<kForm> sums;
-      float squares[kPackedGemvNarrowRows] = {};
-      const typename Product::Place place(product, block.first + strip * plan.strip_tiles);
+      float squares = 0;
       int chunk = warp;
-      for (int round = 0; round < plan.rounds; ++round, chunk += plan.warps) {
-        if (!kWide && strip == 0 && chunk < plan.chunks) {
-#pragma unroll
-          for (int row = 0; row < kPackedGemvNarrowRows; ++row)
-            if (row < t) x.Convert(chunk, row, squares[row]);
+      for (int round = 0; round < plan.rounds; ++round, chunk += kWarps) {
+        const bool mine = chunk < plan.chunks;
+        if (!kWide && strip == 0 && round % X::kTogether == 0) {
+          if (round == X::kTogether) x.WaitForAll();
+          if (mine) x.Make(chunk, 0, squares);
           __syncwarp();
         }
         const uint32_t stage = ring.Wait();
-        if (chunk < plan.chunks)
-          product.Add(place.At(stage, chunk, PlaceOfScaleRow<kSegment>(p, chunk - warp, warp)),
-                      sums);
+        if (mine) product.Add(stage, x.At(chunk), sums);
         ring.Release();
       }
-      sums.Store(mine, t, plan);
-      mine += t * plan.row_floats;
-      if (!kWide && strip == 0)
-#pragma unroll
-        for (int row = 0; row < kPackedGemvNarrowRows; ++row)
-          if (row < t) outputs.KeepSquares(row, squares[row]);
+      sums.Store(outputs.SumsOf(buffer, strip - first), t, kWarps * kPackedStripRows);
+      if (!kWide && strip == 0) outputs.KeepSquares(0, squares);
     }
-    NamedWait(kMultiplyBarrier, plan.warps * kWarp);
+    NamedWait(kMultiplyBarrier, kWarps * kWarp);
     if (p.args.gated) {
       outputs.WriteGated(first, end, buffer);
     } else {
@@ -118,26 +112,27 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& bl
   }
 }
 
-// A warp loads the stages (PackedGemvPlan), the others multiply.
-// Grid PlanPackedGemv().blocks, block 32 * (warps + 1).
+// Two warps load the stages (PackedGemvPlan), the others multiply.
+// Grid PlanPackedGemv().blocks, block kPackedGemvThreads.
 template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm>
-__global__ void __launch_bounds__(32 * (PackedGemvMaxWarps(kForm) + 1), PackedGemvResident(kForm))
+__global__ void __launch_bounds__(kPackedGemvThreads, PackedGemvResident(kForm))
     Kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) char memory[];
-  if (PackedGemvResident(kForm) > 1) LetNextStart();
-  const Shared shared(p, memory);
+  LetNextStart();
+  const Shared<kForm> shared(p, memory);
   const BlockWork block(p.plan);
 
+  StageRing<kBits, kSegment, kForm> ring(p, block, SharedAddress(shared.ring),
+                                         SharedAddress(shared.barriers), shared.steps);
+  const int loader = WarpIndex() - kPackedGemvWarps;
   if (kSegment == PackedSegment::kStep)
     for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(p.args.k / kPackedStep);
          i += static_cast<int>(blockDim.x))
       shared.steps[i] = p.args.packed.group_of_step[i];
-  StageRing<kBits, kSegment> ring(p, block, SharedAddress(shared.ring),
-                                  SharedAddress(shared.barriers), shared.steps);
-  if (threadIdx.x == p.plan.warps * kWarp) ring.Init();
+  if (loader == 0 && LaneIndex() == 0) ring.Init();
   __syncthreads();
-  if (threadIdx.x / kWarp == p.plan.warps) {
-    ring.LoadAll();
+  if (loader >= 0) {
+    ring.LoadAll(loader == 0);
   } else {
     MultiplyAll<T, kBits, kSegment, kZeros, kForm>(p, block, shared, ring);
   }
@@ -149,13 +144,13 @@ using KernelFn = void (*)(Params);
 template <typename T, size_t... kIndex>
 constexpr auto KernelTable(std::index_sequence<kIndex...>) {
   return std::array<KernelFn, sizeof...(kIndex)>{
-      Kernel < T, kIndex / 24 == 0 ? 4 : 8, static_cast<PackedSegment>(kIndex / 4 % 3),
-      kIndex / 12 % 2 != 0, static_cast<PackedGemvForm>(kIndex % 4) > ...};
+      Kernel < T, kIndex / 18 == 0 ? 4 : 8, static_cast<PackedSegment>(kIndex / 3 % 3),
+      kIndex / 9 % 2 != 0, static_cast<PackedGemvForm>(kIndex % 3) > ...};
 }
-constexpr size_t kKernels = 48;
+constexpr size_t kKernels = 36;
 
 constexpr size_t KernelIndex(int bits, bool zeros, PackedSegment segment, PackedGemvForm form) {
-  return (bits == 8 ? 24 : 0) + (zeros ? 12 : 0) + static_cast<size_t>(segment) * 4 +
+  return (bits == 8 ? 18 : 0) + (zeros ? 9 : 0) + static_cast<size_t>(segment) * 3 +
          static_cast<size_t>(form);
 }
 

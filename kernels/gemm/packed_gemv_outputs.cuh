@@ -5,23 +5,33 @@
 
 #include "kernels/device/visit_dtype.cuh"
 #include "kernels/gemm/epilogue.cuh"
+#include "kernels/gemm/packed_gemv_product.cuh"
 #include "kernels/gemm/packed_gemv_stages.cuh"
 
 namespace tessera {
 namespace packed_gemv {
 
 // Writes the outputs of groups of strips. A warp takes a strip's outputs of one row of x at a time.
-template <typename T, int kMaxWarps>
+template <typename T, PackedGemvForm kForm>
 class OutputWriter {
+  static constexpr int kWarps = kPackedGemvWarps;
+  static constexpr int kFloats = kPackedStripRows;
+
  public:
   // `squares` has room for a sum of squares of x for each row and warp.
-  __device__ OutputWriter(const Params& p, const BlockWork& block, float* squares)
+  __device__ __forceinline__ OutputWriter(const Params& p, const BlockWork& block, float* squares)
       : a_(p.args),
         plan_(p.plan),
         block_(block),
         squares_(squares),
-        t_(static_cast<int>(p.args.t)),
-        warp_(static_cast<int>(threadIdx.x) / kWarp) {}
+        t_(RowsOf<kForm>(p)),
+        warp_(WarpIndex()) {}
+
+  // Where strip `index` of a group has this warp's sums of the first row; the next row's lie
+  // kWarps * kFloats behind.
+  __device__ __forceinline__ float* SumsOf(float* buffer, int index) const {
+    return buffer + (index * t_ * kWarps + warp_) * kFloats;
+  }
 
   // What is added to this thread's first output; after the wait for the previous kernel.
   __device__ __forceinline__ float FirstAddend() const {
@@ -34,49 +44,53 @@ class OutputWriter {
   __device__ __forceinline__ void KeepSquares(int row, float squares) const {
     if (a_.norm_weight == nullptr) return;
     squares = WarpReduce<SumOp>(squares);
-    if (LaneIndex() == 0) squares_[row * plan_.warps + warp_] = squares;
+    if (LaneIndex() == 0) squares_[row * kWarps + warp_] = squares;
   }
 
-  // Adds the warps' sums of strips [strip, end), [warps][group][t][row_floats], in the order of the
-  // warps. After a barrier behind the sums.
+  // Adds the warps' sums of strips [strip, end) in the order of the warps. After a barrier behind
+  // the sums.
   __device__ __forceinline__ void Write(int strip, int end, const float* partials,
                                         float first_addend) const {
-    ForOutputs(strip, end, [&](int row, int of_strip, int output, int at, float norm) {
-      const float sum = Collect(partials + at) * norm;
-      const int64_t n = Output(of_strip, output);
-      const bool is_first = of_strip * t_ + row == warp_ && output < kWarp;
-      StoreOutput<T>(a_, row, n, sum + (is_first ? first_addend : Addend<T>(a_, row, n)));
-    });
+    ForOutputs(
+        strip, end,
+        [&](int row, int of_strip, int output, const float* at, float norm) {
+          const float sum = Collect(at) * norm;
+          const int64_t n = Output(of_strip, output);
+          const bool is_first = of_strip * t_ + row == warp_ && output < kWarp;
+          StoreOutput<T>(a_, row, n, sum + (is_first ? first_addend : Addend<T>(a_, row, n)));
+        },
+        partials);
   }
   __device__ __forceinline__ void WriteGated(int strip, int end, const float* partials) const {
-    ForOutputs(strip, end, [&](int row, int of_strip, int output, int at, float norm) {
-      const float gate = Collect(partials + at) * norm;
-      const float up = Collect(partials + at + plan_.sum_at.odd) * norm;
-      StoreOutput<T>(a_, row, Output(of_strip, output), Silu(gate) * up);
-    });
+    ForOutputs(
+        strip, end,
+        [&](int row, int of_strip, int output, const float* at, float norm) {
+          const float gate = Collect(at) * norm;
+          const float up = Collect(at + kFloats / 2) * norm;
+          StoreOutput<T>(a_, row, Output(of_strip, output), Silu(gate) * up);
+        },
+        partials);
   }
 
  private:
-  // Visits this thread's outputs of strips [first, end): a warp has every warps-th row of x of the
-  // strips, a lane every 32nd output. `at` is where one's partial sum lies.
+  // Visits this thread's outputs of strips [first, end): a warp has every kWarps-th row of x of the
+  // strips, a lane every 32nd output. `at` is where one's first partial sum lies.
   template <typename Visit>
-  __device__ __forceinline__ void ForOutputs(int first, int end, const Visit& visit) const {
-    int strip = first, row = warp_;
-    while (row >= t_) row -= t_, ++strip;
-    while (strip < end) {
+  __device__ __forceinline__ void ForOutputs(int first, int end, const Visit& visit,
+                                             const float* partials) const {
+    for (int i = warp_; i < (end - first) * t_; i += kWarps) {
+      const int strip = first + i / t_, row = i % t_;
       const float norm = NormFactor(row);
-      const int at = ((strip - first) * t_ + row) * plan_.row_floats;
+      const float* const at = partials + i * (kWarps * kFloats);
       for (int output = LaneIndex(); output < Width(strip); output += kWarp)
         visit(row, strip, output, at + output, norm);
-      row += plan_.warps;
-      while (row >= t_) row -= t_, ++strip;
     }
   }
 
   // What normalises a row of x, of which its digits know nothing.
   __device__ __forceinline__ float NormFactor(int row) const {
     if (a_.norm_weight == nullptr) return 1.f;
-    const float part = LaneIndex() < plan_.warps ? squares_[row * plan_.warps + LaneIndex()] : 0.f;
+    const float part = LaneIndex() < kWarps ? squares_[row * kWarps + LaneIndex()] : 0.f;
     return rsqrtf(WarpReduce<SumOp>(part) / static_cast<float>(a_.k) + a_.norm_eps);
   }
   // Outputs of a strip.
@@ -87,14 +101,10 @@ class OutputWriter {
   __device__ __forceinline__ int64_t Output(int strip, int output) const {
     return (block_.first + strip * plan_.strip_tiles) * kTileRows + output;
   }
-  __device__ __forceinline__ float Collect(const float* at) const {
-    const int step = plan_.group * t_ * plan_.row_floats;
+  __device__ __forceinline__ static float Collect(const float* at) {
     float sum = 0;
 #pragma unroll
-    for (int w = 0; w < kMaxWarps; ++w) {  // loads of all warps at once
-      const float one = at[min(w, plan_.warps - 1) * step];
-      sum += w < plan_.warps ? one : 0.f;
-    }
+    for (int w = 0; w < kWarps; ++w) sum += at[w * kFloats];
     return sum;
   }
 

@@ -16,124 +16,105 @@
 namespace tessera {
 namespace packed_gemv {
 
-// Where the digits of a chunk lie. A digit of a row is PackedXSlot(kBits) bytes: for each of four
-// lanes of a quad, the words that it feeds to the chunk's products in turn. Slots of a chunk come
-// in halves of 64 bytes, [half][slot][lane][4 words]: eight lanes that read 16 bytes each of two
-// neighbouring slots meet no bank twice.
-template <int kBits, bool kWide>
+// Where the digits of a chunk of a row lie, PackedXChunk() bytes. A digit is one or two halves of
+// 64 bytes: for each of four lanes of a quad, four words that it feeds to the products in turn.
+// Eight lanes that read 16 bytes each of neighbouring digits, or of one digit of neighbouring rows,
+// meet no bank twice.
+template <int kBits>
 struct XLayout {
   static constexpr int kHalf = 64;
-  static constexpr int kHalves = kPackedXSlot(kBits) / kHalf;
-  // kWide: digits of the same place lie side by side, otherwise those of the same row.
-  static __device__ __forceinline__ int Slot(int row, int digit, int t) {
-    return kWide ? digit * t + row : row * kPackedXDigits + digit;
+  static constexpr int kHalves = PackedXSlot(kBits) / kHalf;
+  static constexpr int kChunk = PackedXChunk(kBits);
+  // With 4 bits neighbouring rows lie a multiple of all banks apart.
+  static __device__ __forceinline__ int At(int half, int digit, int row) {
+    return ((half * kPackedXDigits + digit) ^ (kBits == 4 ? row & 1 : 0)) * kHalf;
   }
 };
 
-// Each multiplying warp keeps the chunks that it multiplies: no other reads them.
-template <typename T, int kBits, bool kWide>
-class XKeeper {
-  using Layout = XLayout<kBits, kWide>;
-  static constexpr int kLanes = kPackedXSlot(kBits) / 4;  // that keep four elements each
-  static constexpr int kBlock = static_cast<int>(PackedBlock(kBits));
+// What a lane has to do with a chunk: four elements, and in which words they go.
+template <typename T, int kBits>
+class ChunkDigits {
+  using Layout = XLayout<kBits>;
+  static constexpr int kWords = PackedXSlot(kBits) / 4;  // of a digit; a lane each
+  static constexpr int kGap = kBits == 4 ? 16 : 8;
 
  public:
-  // `xs` has room for the digits and `scales` for what a digit of a chunk counts, [chunks][t].
-  __device__ XKeeper(const Params& p, char* xs, char* weights, float* scales)
-      : p_(p),
-        t_(static_cast<int>(p.args.t)),
-        k_(static_cast<int>(p.args.k)),
-        xs_(SharedAddress(xs)),
-        weights_(SharedAddress(weights)),
-        scales_(SharedAddress(scales)) {
-    const int lane = LaneIndex();
-    // Word `word` of lane `quad`: elements (packed_weight.h) first_, + 1 and, behind a gap, two
-    // more. Lanes past kLanes repeat others and keep nothing.
-    const int word = lane % kLanes / 4, quad = lane % 4;
+  __device__ __forceinline__ ChunkDigits() {
+    // Word `word` of lane `quad` has elements (packed_weight.h) first_, + 1 and, kGap behind, two
+    // more. Lanes past kWords repeat others and keep nothing.
+    const int word = LaneIndex() % kWords / 4, quad = LaneIndex() % 4;
     first_ = kBits == 4 ? word / 2 * 32 + word % 2 * 8 + quad * 2 : word * 16 + quad * 2;
-    word_ = word / 4 * (t_ * kPackedXDigits * Layout::kHalf) + quad * 16 + word % 4 * 4;
-    if (p.args.norm_weight != nullptr)
-      ForOwnPairs([&](int k, int at) {
-        CopyAsync4(weights_ + at, static_cast<const T*>(p_.args.norm_weight) + k, k < k_);
-      });
+    half_ = word / 4;
+    in_half_ = quad * 16 + word % 4 * 4;
   }
 
-  // Starts to copy x, zeros past k; after the wait for the previous kernel.
-  __device__ __forceinline__ void Start() const {
-    for (int row = 0; row < t_; ++row) {
-      const T* const from = static_cast<const T*>(p_.args.x) + static_cast<int64_t>(row) * k_;
-      for (int chunk = Warp(); chunk < p_.plan.chunks; chunk += p_.plan.warps) {
-        const int k = chunk * kBlock + first_;
-        Copy(At(chunk, row, 0), from, k);
-        Copy(At(chunk, row, 1), from, k + kGap);
+  // Turns the elements at `at`, in order, of kCount chunks of row `row` of x into digits in the
+  // same place; what a digit 0 counts goes to `units`. `weights` are the places of the norm's
+  // weights, if kNormed; adds the squares of this lane's elements to `squares` then. All lanes;
+  // only the first `count` chunks are kept. A barrier of the warp comes after it.
+  template <bool kNormed, int kCount>
+  __device__ __forceinline__ void Make(const uint32_t (&at)[kCount], int count, int row,
+                                       const uint32_t (&units)[kCount],
+                                       const uint32_t (&weights)[kCount], float& squares) const {
+    const bool mine = kWords == kWarp || LaneIndex() < kWords;
+    float v[kCount][4];  // in the order of the weights' bytes
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) Load(at[c], v[c]);
+    if (kNormed) {
+#pragma unroll
+      for (int c = 0; c < kCount; ++c) {
+        float by[4];
+        Load(weights[c], by);
+        const float sum =
+            (v[c][0] * v[c][0] + v[c][1] * v[c][1]) + (v[c][2] * v[c][2] + v[c][3] * v[c][3]);
+        if (mine && c < count) squares += sum;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) v[c][i] *= by[i];
       }
     }
-    CommitCopies();
-  }
-  // Waits for what this thread copies.
-  __device__ __forceinline__ void Wait() const { WaitForCopies<0>(); }
-
-  // Turns a chunk of a row into digits, in place, and adds the squares of this lane's elements to
-  // `squares`. A barrier of the warp comes after it.
-  __device__ __forceinline__ void Convert(int chunk, int row, float& squares) const {
-    const float2 even = UnpackHalves<T>(LoadShared4(At(chunk, row, 0)));
-    const float2 odd = UnpackHalves<T>(LoadShared4(At(chunk, row, 1)));
-    float v[4] = {even.x, odd.x, even.y, odd.y};  // in the order of the weights' bytes
-    const bool keeps = kLanes == kWarp || LaneIndex() < kLanes;
-    if (p_.args.norm_weight != nullptr) {
-      float sum = 0;
+    uint32_t top[kCount];  // bits of the largest magnitude
 #pragma unroll
-      for (const float one : v) sum += one * one;
-      if (keeps) squares += sum;
-      const uint32_t at = weights_ + (chunk * kBlock + first_) * 2;
-      const float2 by_even = UnpackHalves<T>(LoadShared4(at));
-      const float2 by_odd = UnpackHalves<T>(LoadShared4(at + kGap * 2));
-      v[0] *= by_even.x, v[1] *= by_odd.x, v[2] *= by_even.y, v[3] *= by_odd.y;
+    for (int c = 0; c < kCount; ++c)
+      top[c] = __float_as_uint(Larger(Larger(v[c][0], v[c][1]), Larger(v[c][2], v[c][3])));
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) top[c] = __reduce_max_sync(~0u, top[c]);
+    __syncwarp();  // all lanes have their elements
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) {
+      // The exponent; rows below 2^-101 are not brought up all the way.
+      const uint32_t exponent = max(top[c] >> 23, 26u);
+      const float up = __uint_as_float((275 - exponent) << 23);  // to below 2^22
+      uint32_t digits[4], words[kPackedXDigits];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t rounded = __float_as_uint(__fmaf_rn(v[c][i], up, kMagic));
+        digits[i] = (rounded + (0x808080u - kMagicBits)) ^ 0x808080u;
+      }
+      Transpose(digits, words);
+      if (mine && c < count) {
+#pragma unroll
+        for (int digit = 0; digit < kPackedXDigits; ++digit)
+          StoreShared4(at[c] + in_half_ + Layout::At(half_, digit, row), words[digit]);
+      }
+      // What is no number makes all of its chunk's products none.
+      const uint32_t counts =
+          exponent > 254 ? 0x7fc00000u : (exponent - (kBits == 4 ? 25 : 21)) << 23;
+      if (LaneIndex() == 0 && c < count) StoreShared4(units[c], counts);
     }
-    uint32_t top = 0;  // the largest magnitude's bits
-#pragma unroll
-    for (const float one : v) top = max(top, __float_as_uint(one) & 0x7fffffffu);
-    // Its exponent; those of rows below 2^-101 are not brought up all the way.
-    const uint32_t exponent = max(__reduce_max_sync(~0u, top) >> 23, 26u);
-    const float up = __uint_as_float((275 - exponent) << 23);  // to below 2^22
-    uint32_t digits[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t rounded = __float_as_uint(__fmaf_rn(v[i], up, kMagic));
-      digits[i] = (rounded - static_cast<uint32_t>(kMagicBits) + 0x808080u) ^ 0x808080u;
-    }
-    uint32_t words[kPackedXDigits];
-    Transpose(digits, words);
-    if (!keeps) return;
-#pragma unroll
-    for (int digit = 0; digit < kPackedXDigits; ++digit)
-      StoreShared4(At(chunk, row, digit), words[digit]);
-    // What is no number makes all of its chunk's products none.
-    const uint32_t unit = exponent > 254 ? 0x7fc00000u : (exponent - (kBits == 4 ? 25 : 21)) << 23;
-    if (LaneIndex() == 0) StoreShared4(scales_ + (chunk * t_ + row) * 4, unit);
   }
 
  private:
-  static constexpr int kGap = kBits == 4 ? 16 : 8;
-
-  static __device__ __forceinline__ int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
-  // This lane's word of a digit.
-  __device__ __forceinline__ uint32_t At(int chunk, int row, int digit) const {
-    return xs_ + chunk * (t_ * kPackedXDigits * kPackedXSlot(kBits)) + word_ +
-           Layout::Slot(row, digit, t_) * Layout::kHalf;
+  // This lane's elements of a chunk.
+  __device__ __forceinline__ void Load(uint32_t at, float (&v)[4]) const {
+    const float2 even = UnpackHalves<T>(LoadShared4(at + first_ * 2));
+    const float2 odd = UnpackHalves<T>(LoadShared4(at + first_ * 2 + kGap * 2));
+    v[0] = even.x, v[1] = odd.x, v[2] = even.y, v[3] = odd.y;
   }
-  __device__ __forceinline__ void Copy(uint32_t to, const T* from, int k) const {
-    CopyAsync4(to, from + (k < k_ ? k : 0), k < k_);
-  }
-  // Visits the pairs of elements that this lane keeps: the first one's k, and its place in a row.
-  template <typename Visit>
-  __device__ __forceinline__ void ForOwnPairs(const Visit& visit) const {
-    for (int chunk = Warp(); chunk < p_.plan.chunks; chunk += p_.plan.warps)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int k = chunk * kBlock + first_ + i * kGap;
-        visit(k, k * 2);
-      }
+  // The larger magnitude; what is no number is larger.
+  static __device__ __forceinline__ float Larger(float a, float b) {
+    float c;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(fabsf(a)), "f"(fabsf(b)));
+    return c;
   }
   // Byte i of words[d] is byte d of digits[i].
   static __device__ __forceinline__ void Transpose(const uint32_t (&digits)[4],
@@ -146,11 +127,106 @@ class XKeeper {
                            __byte_perm(digits[2], digits[3], 0x0062), 0x5410);
   }
 
+  int first_;           // element of a chunk
+  int half_, in_half_;  // of a digit; bytes
+};
+
+// Where a warp finds the digits of a chunk, and what they count.
+struct XPlace {
+  uint32_t digits, units;  // of the first row
+};
+
+// Keeps the digits of all rows of x, [chunks][t]. Each multiplying warp makes those of the chunks
+// that it multiplies: no other reads them.
+template <typename T, int kBits, PackedGemvForm kForm>
+class XKeeper {
+  using Layout = XLayout<kBits>;
+  static constexpr int kWarps = kPackedGemvWarps;
+  static constexpr int kBlock = static_cast<int>(PackedBlock(kBits));
+  static constexpr int kPieces = kBlock / 8;  // of 16 bytes, of a chunk
+  static constexpr int kAtOnce = kWarp / kPieces;
+
+ public:
+  __device__ __forceinline__ XKeeper(const Params& p, char* xs, char* weights, float* units)
+      : p_(p),
+        warp_(WarpIndex()),
+        t_(RowsOf<kForm>(p)),
+        xs_(SharedAddress(xs)),
+        weights_(SharedAddress(weights)),
+        units_(SharedAddress(units)) {
+    if (p.args.norm_weight != nullptr)
+      Copy(static_cast<const T*>(p.args.norm_weight), weights_, kBlock * 2, warp_, p.plan.chunks);
+  }
+
+  // Chunks of a warp whose digits are made together.
+  static constexpr int kTogether = 2;
+
+  // Starts to copy x, zeros past k, the warp's first chunks ahead of the others; after the wait for
+  // the previous kernel.
+  __device__ __forceinline__ void Start() const {
+    const int near = warp_ + kTogether * kWarps;
+    CopyRows(warp_, min(near, p_.plan.chunks));
+    CommitCopies();
+    CopyRows(near, p_.plan.chunks);
+    CommitCopies();
+  }
+  // Waits for what the warp copies: its first chunks or all.
+  __device__ __forceinline__ void WaitForFirst() const {
+    WaitForCopies<1>();
+    __syncwarp();
+  }
+  __device__ __forceinline__ void WaitForAll() const {
+    WaitForCopies<0>();
+    __syncwarp();
+  }
+
+  // Makes the digits of a row of kTogether chunks of the warp, as far as they exist, from `chunk`
+  // on. A barrier of the warp comes after it.
+  __device__ __forceinline__ void Make(int chunk, int row, float& squares) const {
+    uint32_t at[kTogether], units[kTogether], weights[kTogether];
+    int count = 0;
+#pragma unroll
+    for (int c = 0; c < kTogether; ++c) {
+      const int each = chunk + c * kWarps;
+      const bool exists = each < p_.plan.chunks;
+      if (exists) ++count;
+      const XPlace place = At(exists ? each : chunk);
+      at[c] = place.digits + row * Layout::kChunk;
+      units[c] = place.units + row * 4;
+      weights[c] = weights_ + (exists ? each : chunk) * (kBlock * 2);
+    }
+    if (p_.args.norm_weight != nullptr) {
+      digits_.template Make<true>(at, count, row, units, weights, squares);
+    } else {
+      digits_.template Make<false>(at, count, row, units, weights, squares);
+    }
+  }
+
+  __device__ __forceinline__ XPlace At(int chunk) const {
+    return {xs_ + chunk * (t_ * Layout::kChunk), units_ + chunk * (t_ * 4)};
+  }
+
+ private:
+  __device__ __forceinline__ void CopyRows(int chunk, int end) const {
+    for (int row = 0; row < t_; ++row)
+      Copy(static_cast<const T*>(p_.args.x) + row * p_.args.k, xs_ + row * Layout::kChunk,
+           t_ * Layout::kChunk, chunk, end);
+  }
+  // Copies this warp's chunks of a row from `chunk` to `end`; chunk i goes i * stride behind `to`.
+  __device__ __forceinline__ void Copy(const T* from, uint32_t to, int stride, int chunk,
+                                       int end) const {
+    const int piece = LaneIndex() % kPieces;
+    for (chunk += LaneIndex() / kPieces * kWarps; chunk < end; chunk += kAtOnce * kWarps) {
+      const int k = chunk * kBlock + piece * 8;
+      const bool valid = k < static_cast<int>(p_.args.k);
+      CopyAsync16L1(to + chunk * stride + piece * 16, from + (valid ? k : 0), valid);
+    }
+  }
+
   const Params& p_;
-  const int t_, k_;
-  const uint32_t xs_, weights_, scales_;
-  int first_;  // element of a chunk
-  int word_;   // from a chunk's digits on
+  const ChunkDigits<T, kBits> digits_;
+  const int warp_, t_;
+  const uint32_t xs_, weights_, units_;
 };
 
 }  // namespace packed_gemv
