@@ -67,7 +67,6 @@ class ChunkProduct {
   static constexpr int kSegmentProducts = kSegments > kProducts ? 1 : kProducts / kSegments;
   static constexpr int kOperands = kWide ? kPackedXDigits : 1;  // of x, for a product
   static constexpr int kPartBytes = kPairs * kPackedGemvWarps * kTileBytes;
-  static constexpr int kZeroBytes = kTileRows * kBits / 8;  // of a tile
   static constexpr int kZeroRow = PackedZeroRow(kBits);
   static constexpr int kMiddle = 1 << (kBits - 1);
   // 4 bits are multiplied as 16 (q - 8), the upper half of a byte; 8 bits as q - 128.
@@ -87,10 +86,10 @@ class ChunkProduct {
     next_unit_ = kWide ? min(quad * 2 + 1, t_ - 1) * 4 : 0;
     weights_ = warp_ * kTileBytes + LaneIndex() * 16;
     scales_ = p.plan.scale_offset + LaneIndex() / 4 * 2;
-    zeros_ = LaneIndex() / 4 * kBits / 8;
   }
 
-  // Adds the products of chunk `chunk`, the warp's of the stage at `stage`: integers on the tensor
+  // Adds the products of the warp's chunk of the stage at `stage`, x's digits being at `place`:
+  // integers on the tensor cores, segment by segment, then the scales in fp32.
   __device__ __forceinline__ void Add(uint32_t stage, XPlace place, StripSums<kForm>& sums) const {
     uint32_t x[kOperands][kProducts][2];
     LoadX(place.digits, x);
@@ -101,7 +100,7 @@ class ChunkProduct {
     if (kZeros) SumX(x, of_x);
     const int row = kSegment == PackedSegment::kBlock ? warp_ : warp_ * p_.plan.chunk_rows;
     const uint32_t scales = stage + scales_ + row * kPackedScaleRow;
-    const uint32_t zeros = stage + p_.plan.zero_offset + zeros_ + row * kZeroRow;
+    const uint32_t zeros = stage + p_.plan.zero_offset + row * kZeroRow;
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       uint32_t w[kProducts][4];
@@ -115,25 +114,19 @@ class ChunkProduct {
         const uint32_t scale_at = scales + row * kPackedScaleRow + pair * (kTileRows * 2);
         const float scale[2] = {Scale(scale_at), Scale(scale_at + kPackedScaleRow / 2)};
         int minus[2] = {};
-        if (kZeros) {
-          const uint32_t at = zeros + row * kZeroRow + pair * kZeroBytes;
-          minus[0] = (kMiddle - Zero(at)) * kUnit;
-          minus[1] = (kMiddle - Zero(at + kZeroRow / 2)) * kUnit;
-        }
+        if (kZeros) Minus(zeros + row * kZeroRow, pair, minus);
         float products[kOperands][4];
 #pragma unroll
         for (int o = 0; o < kOperands; ++o) {
-          int sum[4];
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            sum[j] = static_cast<int>(kMagicBits);
-            if (kZeros) sum[j] += minus[j / 2] * of_x[segment][o][j % 2];
-          }
+          int sum[4] = {kMagicBits, kMagicBits, kMagicBits, kMagicBits};
 #pragma unroll
           for (int i = 0; i < kSegmentProducts; ++i)
             Multiply(w[ProductOf(segment, i)], x[o], segment, i, sum);
 #pragma unroll
-          for (int j = 0; j < 4; ++j) products[o][j] = __int_as_float(sum[j]) - kMagic;
+          for (int j = 0; j < 4; ++j) {
+            if (kZeros) sum[j] += minus[j / 2] * of_x[segment][o][j % 2];
+            products[o][j] = __int_as_float(sum[j]) - kMagic;
+          }
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -225,16 +218,35 @@ class ChunkProduct {
     return __half2float(__ushort_as_half(LoadShared2(at)));
   }
 
-  static __device__ __forceinline__ int Zero(uint32_t at) {
-    const uint32_t byte = LoadShared1(at);
-    return static_cast<int>(kBits == 8 ? byte : byte >> (LaneIndex() / 4 % 2 * 4) & 0xf);
+  // What the lane's rows of a pair have to multiply the sums of x by, from the row of zeros at
+  // `at`.
+  static __device__ __forceinline__ void Minus(uint32_t at, int pair, int (&minus)[2]) {
+    const int row = LaneIndex() / 4;
+    if constexpr (kBits == 4 && kSegment == PackedSegment::kBlock) {  // the row with one load
+      const uint4 all = LoadShared16(at);
+      const uint32_t words[4] = {all.x, all.y, all.z, all.w};
+#pragma unroll
+      for (int part = 0; part < 2; ++part)
+        minus[part] = MinusOf(words[part * kPairs + pair] >> (row * 4) & 0xf);
+    } else {
+#pragma unroll
+      for (int part = 0; part < 2; ++part)
+        minus[part] = MinusOf(Zero(at, (part * kPairs + pair) * kTileRows + row));
+    }
+  }
+  static __device__ __forceinline__ uint32_t Zero(uint32_t at, int row) {
+    const uint32_t byte = LoadShared1(at + row * kBits / 8);
+    return kBits == 8 ? byte : byte >> (row % 2 * 4) & 0xf;
+  }
+  static __device__ __forceinline__ int MinusOf(uint32_t zero) {
+    return (kMiddle - static_cast<int>(zero)) * kUnit;
   }
 
   const Params& p_;
   const int t_, warp_;
   int x_, x_at_[Layout::kHalves][kOperands];  // the lane's words of a chunk, from a half of a digit
   int unit_, next_unit_;                      // of the lane's rows of x
-  int weights_, scales_, zeros_;              // the lane's first in a stage
+  int weights_, scales_;                      // the lane's first in a stage
 };
 
 }  // namespace packed_gemv

@@ -20,7 +20,7 @@ constexpr int kMultiplyBarrier = 1;  // of the warps that multiply
 
 // 1.5 * 2^23 plus an integer below 2^22 is a float whose bits are kMagicBits plus the integer.
 constexpr float kMagic = 12582912.f;
-constexpr uint32_t kMagicBits = 0x4b400000;
+constexpr int kMagicBits = 0x4b400000;
 constexpr float kDigitBase = 256.f;  // of x (packed_gemv_x.cuh)
 
 struct Params {

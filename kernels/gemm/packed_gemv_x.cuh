@@ -88,7 +88,7 @@ class ChunkDigits {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const uint32_t rounded = __float_as_uint(__fmaf_rn(v[c][i], up, kMagic));
-        digits[i] = (rounded + (0x808080u - kMagicBits)) ^ 0x808080u;
+        digits[i] = (rounded + (0x808080u - static_cast<uint32_t>(kMagicBits))) ^ 0x808080u;
       }
       Transpose(digits, words);
       if (mine && c < count) {
