@@ -74,6 +74,16 @@ __device__ __forceinline__ bool ElectOne() {
 
 // Copies `bytes` bytes, a multiple of 16 between addresses that are, arriving at `barrier`.
 __device__ __forceinline__ void CopyBulk(uint32_t to, const void* from, uint32_t bytes,
+                                         uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+// The same under an L2 policy.
+__device__ __forceinline__ void CopyBulk(uint32_t to, const void* from, uint32_t bytes,
                                          uint32_t barrier, uint64_t policy) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
@@ -106,19 +116,6 @@ __device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap& map, int
       "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
       : "memory");
 }
-// And of a map of planes.
-struct BoxPlace {
-  int column, row, plane;
-};
-__device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap& map, BoxPlace at,
-                                        uint32_t barrier, uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
-      "l"(&map), "r"(at.column), "r"(at.row), "r"(at.plane), "r"(barrier), "l"(policy)
-      : "memory");
-}
-
 // Makes writes to shared memory by ordinary stores and CopyAsync16, this thread's and those that it
 // waited for, visible to wgmma and TMA.
 __device__ __forceinline__ void FenceForAsyncReaders() {

@@ -193,11 +193,11 @@ class StageLoader {
         if (lane == 0) ArriveExpecting(full, bytes);
         if (!copies) continue;
         const int64_t group = Group(stage, slot);
-        CopyBytes(to_ + Shape::kScalesAt + slot * Shape::kScaleSlotBytes +
-                      run * (Shape::kScaleSlotBytes / 2),
-                  scales + group * p_.rows * 2, scale_bytes, full);
+        CopyBulk(to_ + Shape::kScalesAt + slot * Shape::kScaleSlotBytes +
+                     run * (Shape::kScaleSlotBytes / 2),
+                 scales + group * p_.rows * 2, scale_bytes, full);
         if (p_.zeros != nullptr)
-          CopyBytes(
+          CopyBulk(
               to_ + Shape::kZerosAt + slot * Shape::kZeroSlotBytes + run * Shape::kZeroHalfBytes,
               zeros + group * p_.zero_stride, zero_bytes, full);
       }
@@ -226,15 +226,6 @@ class StageLoader {
     const int group = Shape::kSlots > 1 ? stage * p_.slots + slot
                                         : static_cast<int>(__umulhi(2 * stage, p_.group_factor));
     return min(group, p_.last_group);
-  }
-
-  static __device__ __forceinline__ void CopyBytes(uint32_t to, const void* from, int bytes,
-                                                   uint32_t barrier) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-        "[%3];" ::"r"(to),
-        "l"(from), "r"(bytes), "r"(barrier)
-        : "memory");
   }
 
   const PackedGemmParams& p_;

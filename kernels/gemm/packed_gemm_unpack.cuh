@@ -9,17 +9,10 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kernels/device/bits.cuh"
 #include "kernels/device/mma.cuh"
-#include "kernels/device/unpack.cuh"
 
 namespace tessera {
-
-// (a & b) ^ c as one instruction.
-__device__ __forceinline__ uint32_t AndXor(uint32_t a, uint32_t b, uint32_t c) {
-  uint32_t d;
-  asm("lop3.b32 %0, %1, %2, %3, 0x6A;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-  return d;
-}
 
 template <typename T>
 struct HalfPair;  // arithmetic on two values of T in a register, each operation rounded

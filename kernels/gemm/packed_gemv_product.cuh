@@ -5,6 +5,7 @@
 
 #include <cuda_fp16.h>
 
+#include "kernels/device/bits.cuh"
 #include "kernels/device/mma.cuh"
 #include "kernels/device/weight_stream.cuh"
 #include "kernels/gemm/packed_gemv_stages.cuh"
@@ -205,13 +206,9 @@ class ChunkProduct {
       }
     }
   }
-  // 16 (q - 8) of the upper four bits of each byte, in one instruction.
+  // 16 (q - 8) of the upper four bits of each byte.
   static __device__ __forceinline__ uint32_t UpperHalves(uint32_t word) {
-    uint32_t out;
-    asm("lop3.b32 %0, %1, %2, %3, 0x6A;"  // (a & b) ^ c
-        : "=r"(out)
-        : "r"(word), "r"(0xf0f0f0f0u), "r"(0x80808080u));
-    return out;
+    return AndXor(word, 0xf0f0f0f0u, 0x80808080u);
   }
 
   static __device__ __forceinline__ float Scale(uint32_t at) {
