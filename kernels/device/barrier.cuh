@@ -1,5 +1,5 @@
 // Barriers in shared memory that warps and TMA copies arrive at, TMA copies themselves, and what
-// warp-specialised kernels need beside them (sm_90).
+// warp-specialised kernels need beside them (sm_90; NamedWait also below).
 #pragma once
 
 #include <cstdint>

@@ -34,8 +34,9 @@ struct LaunchShape {
   cudaStream_t stream = nullptr;
 };
 
-// True when the current device can overlap launches (sm_90 and later).
-inline bool CanLaunchDependent() { return CurrentGpu().major >= 9; }
+// True when the current device runs code in which WaitForPrevious() waits: that of sm_90. Later
+// ones compile what is there for sm_80.
+inline bool CanLaunchDependent() { return CurrentGpu().is_sm90(); }
 
 // Enqueues `kernel`, whose blocks may start before the kernel ahead of it has finished. kInternal:
 // the launch was refused; the message starts with `what`.

@@ -37,7 +37,8 @@ __device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, uint6
                : "memory");
 }
 
-// CopyAsync16 (mma.cuh) by way of L1: sooner there where all multiprocessors read the same.
+// CopyAsync16 (mma.cuh) by way of L1 and without its L2 hint: up to 1 us sooner there for x that
+// all multiprocessors read (packed_gemm_bench m1, H200, 2026-11-21).
 __device__ __forceinline__ void CopyAsync16L1(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(valid ? 16 : 0)

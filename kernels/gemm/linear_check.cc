@@ -39,6 +39,9 @@ absl::Status CheckPacked(const LinearArgs& a) {
   RETURN_IF_ERROR(CheckPackedSize("k", w.k, a.k, kPackedStep));
   if (w.scales == nullptr)
     return absl::InvalidArgumentError("linear: packed.scales is null, the values need scales");
+  if (w.groups < 1)
+    return absl::InvalidArgumentError(
+        absl::StrCat("linear: packed.groups=", w.groups, ", needs 1 or more"));
   if (w.group_of_step != nullptr) return absl::OkStatus();
   if (w.group != 32 && w.group != 64 && (w.group <= 0 || (w.group % 128 != 0 && w.group < w.k)))
     return absl::InvalidArgumentError(

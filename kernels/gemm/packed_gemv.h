@@ -8,9 +8,9 @@
 
 namespace tessera {
 
-// Enqueues y for args that PackedGemvServes(), as LinearCuda does; checked
-// args, no workspace used. `plan` is PlanPackedGemv()'s for the current device and args, within the
-// device's shared memory; args.norm_weight may be set only when it was planned for.
+// Enqueues y as LinearCuda does, for checked args that PackedGemvServes(); uses no workspace.
+// `plan` is PlanPackedGemv()'s for the current device and args, within the device's shared memory;
+// args.norm_weight may be set only when it was planned for.
 //
 // The packed weight and norm_weight are read before the stream's earlier kernels have finished
 // (programmatic dependent launch): they must be complete before the kernel ahead of this one is

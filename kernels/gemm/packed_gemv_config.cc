@@ -9,18 +9,20 @@ namespace {
 
 constexpr int64_t kTileRows = kPackedTileRows;
 constexpr int64_t kHalfBytes = 2, kFloatBytes = 4;
-constexpr int64_t kBulkAlign = 128;  // of what bulk copies write
+constexpr int64_t kStageAlign = 128;  // so that tiles of all stages lie alike in the banks
 constexpr int64_t kFullStage = 2 * kPackedGemvPairs * kPackedGemvWarps * kPackedTileBytes;
 constexpr int64_t kStageBarriers = 16, kReadyBytes = 16;
-constexpr int64_t kGroupBytes = 8 * 1024;  // of partial sums between two barriers, twice
+constexpr int64_t kBatchBytes = 8 * 1024;  // of partial sums between two barriers, twice
 // Of a block that leaves room for one of the next kernel; CUDA keeps 1 KB for each.
 constexpr int64_t kSmallShared = 112 * 1024;
+// Of weights, that may be under way before x is asked for: a deeper queue would keep x waiting
+// (packed_gemm_bench m1, H200, 2026-11-21: 60 to 150 KB differ by 2 %).
 constexpr int64_t kEarlyBytes = 110 * 1024;
 constexpr int kGoodStages = 3;
-// Packed weights past this size, or k past this, are worth all of a multiprocessor
+// Packed weights of this size, or k past this, are worth all of a multiprocessor
 // (packed_gemm_bench m1, H200, 2026-11-21).
 constexpr int64_t kLargeBytes = 20'000'000;
-constexpr int64_t kLargeK = 4097;
+constexpr int64_t kSmallK = 4096;
 // Elements of x, past which the many-row kernel is faster (packed_gemm_bench rows, H200,
 // 2026-11-21).
 constexpr int64_t kMaxX = 36 * 1024;
@@ -49,7 +51,7 @@ PackedGemvForm FormOf(const PackedGemvProblem& p) {
   using enum PackedGemvForm;
   if (p.t > 1) return kWide;
   const int64_t bytes = Parts(p) * p.n * PackedRowBytes(p.bits, p.k);
-  return bytes >= kLargeBytes || p.k >= kLargeK ? kLarge : kSmall;
+  return bytes >= kLargeBytes || p.k > kSmallK ? kLarge : kSmall;
 }
 
 void SetStage(PackedGemvPlan& plan, const PackedGemvProblem& p) {
@@ -60,7 +62,7 @@ void SetStage(PackedGemvPlan& plan, const PackedGemvProblem& p) {
   plan.scale_offset = Int(tiles * kPackedGemvWarps * kPackedTileBytes);
   plan.zero_offset = plan.scale_offset + rows * kPackedScaleRow;
   const int zeros = p.zeros ? rows * PackedZeroRow(p.bits) : 0;
-  plan.stage_bytes = Int(AlignUp(plan.zero_offset + zeros, kBulkAlign));
+  plan.stage_bytes = Int(AlignUp(plan.zero_offset + zeros, kStageAlign));
 }
 
 void SetGroups(PackedGemvPlan& plan, const PackedGemvProblem& p) {
@@ -97,24 +99,25 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.norm_bytes = Int(p.normed ? plan.chunks * PackedBlock(p.bits) * kHalfBytes : 0);
 
   const int64_t strip_partials = kPackedGemvWarps * p.t * kPackedStripRows * kFloatBytes;
-  plan.group = Int(std::clamp<int64_t>(kGroupBytes / strip_partials, 1, plan.strips));
-  const int64_t partials = strip_partials * plan.group * (plan.strips > plan.group ? 2 : 1);
+  plan.batch = Int(std::clamp<int64_t>(kBatchBytes / strip_partials, 1, plan.strips));
+  const int64_t partials = strip_partials * plan.batch * (plan.strips > plan.batch ? 2 : 1);
   const int64_t squares = p.t * kPackedGemvWarps * kFloatBytes;
   const int64_t fixed = kReadyBytes + plan.x_bytes + plan.norm_bytes + plan.x_unit_bytes + squares +
                         partials + (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
   const int64_t needed = int64_t{plan.strips} * plan.rounds;
   const int64_t stage = plan.stage_bytes + kStageBarriers;
+  // What stands in for tiles of the last stage is read too.
+  const int64_t behind = std::max(fixed, kFullStage - plan.stage_bytes);
   const auto stages_in = [&](int64_t bytes) {
-    return std::min<int64_t>({(bytes - fixed) / stage, needed, kPackedGemvMaxStages});
+    return std::min<int64_t>(
+        {(std::min(bytes, gpu.shared_bytes) - behind) / stage, needed, kPackedGemvMaxStages});
   };
   int64_t stages = PackedGemvResident(plan.form) == 1 ? 0 : stages_in(kSmallShared);
   if (stages < std::min<int64_t>(needed, kGoodStages)) stages = stages_in(gpu.shared_bytes);
   plan.stages = Int(std::max<int64_t>(stages, 1));
   plan.early_stages = Int(std::clamp<int64_t>(kEarlyBytes / plan.stage_bytes, 1,
                                               std::min<int64_t>(plan.stages, needed)));
-  // What stands in for tiles of the last stage is read too.
-  plan.shared_bytes =
-      std::max(plan.stages * stage + fixed, (plan.stages - 1) * plan.stage_bytes + kFullStage);
+  plan.shared_bytes = plan.stages * stage + behind;
   return plan;
 }
 

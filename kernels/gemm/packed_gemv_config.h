@@ -60,19 +60,19 @@ struct PackedGemvPlan {
   int chunks = 0;                          // 64-byte blocks of a row of w
   int rounds = 0;                          // stages of a strip
   int stages = 0;                          // of the block's ring
-  int early_stages = 0;  // that load before x is asked for: a deeper queue would keep it waiting
+  int early_stages = 0;                    // that load before x is asked for
   int stage_bytes = 0;
   int chunk_rows = 1;                            // rows of scales and zeros of a chunk that differ
   int scale_offset = 0, zero_offset = 0;         // in a stage
   uint32_t chunks_a_group = 1, group_magic = 0;  // chunk / chunks_a_group, by multiplication
   int x_bytes = 0, x_unit_bytes = 0;             // of x in shared memory
   int norm_bytes = 0;                            // of the norm's weight there
-  int group = 1;                                 // strips between two barriers
+  int batch = 1;                                 // strips between two barriers
   int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
 };
 
-// Whether the kernel takes the problem: its t and n, and an x that fits beside the ring. What it
-// does not take, the many-row kernel does, faster too where x is large.
+// Whether the kernel takes the problem: its t and n, and an x below the size from which the
+// many-row kernel is faster. Its plan may still not fit the GPU.
 bool PackedGemvServes(const PackedGemvProblem& problem);
 
 // Of a problem that it serves.

@@ -22,15 +22,15 @@ struct Shared {
     ring = memory;
     barriers = ring + plan.stages * plan.stage_bytes;
     xs = barriers + plan.stages * 16 + 16;
-    weights = xs + plan.x_bytes;
-    units = reinterpret_cast<float*>(weights + plan.norm_bytes);
+    norm_weight = xs + plan.x_bytes;
+    units = reinterpret_cast<float*>(norm_weight + plan.norm_bytes);
     squares = units + plan.x_unit_bytes / 4;
     partials = squares + t * kPackedGemvWarps;
-    buffer_floats = kPackedGemvWarps * plan.group * t * kPackedStripRows;
+    buffer_floats = kPackedGemvWarps * plan.batch * t * kPackedStripRows;
     steps =
-        reinterpret_cast<uint16_t*>(partials + buffer_floats * (plan.strips > plan.group ? 2 : 1));
+        reinterpret_cast<uint16_t*>(partials + buffer_floats * (plan.strips > plan.batch ? 2 : 1));
   }
-  char *ring, *barriers, *xs, *weights;
+  char *ring, *barriers, *xs, *norm_weight;
   float *units, *squares;  // of x's digits of each chunk and row; of each row and warp
   int buffer_floats;       // of one buffer of partial sums
   float* partials;
@@ -51,7 +51,7 @@ __device__ __forceinline__ void TouchParams(const Params& p) {
 }
 
 // What the multiplying warps do: each takes one chunk of every stage and multiplies it by x on the
-// tensor cores. Their sums of a group of strips meet in shared memory and are added in the order of
+// tensor cores. Their sums of a batch of strips meet in shared memory and are added in the order of
 // the warps.
 template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm>
 __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& block,
@@ -63,7 +63,7 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& bl
   const int warp = WarpIndex(), t = RowsOf<kForm>(p);
   const OutputWriter<T, kForm> outputs(p, block, shared.squares);
   using X = XKeeper<T, kBits, kForm>;
-  const X x(p, shared.xs, shared.weights, shared.units);
+  const X x(p, shared.xs, shared.norm_weight, shared.units);
   const ChunkProduct<kBits, kSegment, kZeros, kForm> product(p);
   TouchParams(p);
   WaitForPrevious();
@@ -82,9 +82,9 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& bl
     __syncwarp();
   }
 
-  for (int strip = 0, group = 0; strip < plan.strips; ++group) {
-    const int first = strip, end = min(strip + plan.group, plan.strips);
-    float* const buffer = shared.partials + (group & 1) * shared.buffer_floats;
+  for (int strip = 0, batch = 0; strip < plan.strips; ++batch) {
+    const int first = strip, end = min(strip + plan.batch, plan.strips);
+    float* const buffer = shared.partials + (batch & 1) * shared.buffer_floats;
     for (; strip < end; ++strip) {
       StripSums<kForm> sums;
       float squares = 0;

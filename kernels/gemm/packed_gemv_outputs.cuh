@@ -11,7 +11,8 @@
 namespace tessera {
 namespace packed_gemv {
 
-// Writes the outputs of groups of strips. A warp takes a strip's outputs of one row of x at a time.
+// Writes the outputs of batches of strips. A warp takes a strip's outputs of one row of x at a
+// time.
 template <typename T, PackedGemvForm kForm>
 class OutputWriter {
   static constexpr int kWarps = kPackedGemvWarps;
@@ -27,7 +28,7 @@ class OutputWriter {
         t_(RowsOf<kForm>(p)),
         warp_(WarpIndex()) {}
 
-  // Where strip `index` of a group has this warp's sums of the first row; the next row's lie
+  // Where strip `index` of a batch has this warp's sums of the first row; the next row's lie
   // kWarps * kFloats behind.
   __device__ __forceinline__ float* SumsOf(float* buffer, int index) const {
     return buffer + (index * t_ * kWarps + warp_) * kFloats;
@@ -36,7 +37,7 @@ class OutputWriter {
   // What is added to this thread's first output; after the wait for the previous kernel.
   __device__ __forceinline__ float FirstAddend() const {
     const int strip = t_ == 1 ? warp_ : warp_ / t_;
-    if (strip >= min(plan_.group, plan_.strips) || LaneIndex() >= Width(strip)) return 0;
+    if (strip >= min(plan_.batch, plan_.strips) || LaneIndex() >= Width(strip)) return 0;
     return Addend<T>(a_, warp_ - strip * t_, Output(strip, LaneIndex()));
   }
 

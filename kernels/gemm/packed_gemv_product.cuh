@@ -99,9 +99,9 @@ class ChunkProduct {
     unit[1] = kWide ? __uint_as_float(LoadShared4(place.units + next_unit_)) : unit[0];
     int of_x[kSegments][kOperands][2];  // sums of x, which zero points multiply
     if (kZeros) SumX(x, of_x);
-    const int row = kSegment == PackedSegment::kBlock ? warp_ : warp_ * p_.plan.chunk_rows;
-    const uint32_t scales = stage + scales_ + row * kPackedScaleRow;
-    const uint32_t zeros = stage + p_.plan.zero_offset + row * kZeroRow;
+    const int first_row = kSegment == PackedSegment::kBlock ? warp_ : warp_ * p_.plan.chunk_rows;
+    const uint32_t scales = stage + scales_ + first_row * kPackedScaleRow;
+    const uint32_t zeros = stage + p_.plan.zero_offset + first_row * kZeroRow;
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       uint32_t w[kProducts][4];

@@ -83,13 +83,13 @@ class ScaleCopier {
       if (tile >= of.count) continue;
       const int64_t group = Group(chunk + row / chunk_rows, row % chunk_rows);
       const int row_of_w = (of.from + tile) * kTileRows;
-      const int to = (place * chunk_rows + row) * 2 * kTiles + part * kTiles + tile;
-      CopyAsync16(stage + p_.plan.scale_offset + to * (kTileRows * 2),
+      const int slot = (place * chunk_rows + row) * 2 * kTiles + part * kTiles + tile;
+      CopyAsync16(stage + p_.plan.scale_offset + slot * (kTileRows * 2),
                   static_cast<const char*>(w.scales) + (group * w.n + row_of_w) * 2, true);
       if (w.zeros == nullptr) continue;
       const char* const from = static_cast<const char*>(w.zeros) +
                                group * PackedZeroStride(kBits, w.n) + row_of_w * kBits / 8;
-      const uint32_t zeros = stage + p_.plan.zero_offset + to * kZeroBytes;
+      const uint32_t zeros = stage + p_.plan.zero_offset + slot * kZeroBytes;
       CopyAsync4(zeros, from);
       if (kBits == 8) CopyAsync4(zeros + 4, from + 4);
     }
@@ -160,7 +160,7 @@ class StageRing {
     }
   }
 
-  // By one thread, when x is on its way: lets the loading warp go on past early_stages.
+  // By one thread, when x is on its way: lets the loading warps go on past early_stages.
   __device__ __forceinline__ void AllowAll() const { ArriveAt(Ready()); }
 
   // A multiplying warp: waits for the next stage and names its place; then gives it back.

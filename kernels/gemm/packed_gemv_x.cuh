@@ -3,8 +3,8 @@
 // The elements of a chunk of k and a row of x, times the norm's weight where asked, become integers
 // below 2^22 in units of a power of two of the chunk's own. An integer is three signed digits of
 // base 256, so that the tensor cores multiply and add it exactly. An element at or above 2^-14 of
-// the chunk's largest is exact in bf16 (2^-11 in f16); what is smaller is off by 2^-23 of the
-// largest at most, as it would be in a sum in fp32.
+// the chunk's largest is exact in bf16 (2^-11 in f16); what is smaller is off by 2^-22 of the
+// largest at most, so that a chunk's sum errs by 2^-22 max|x| sum|w|.
 #pragma once
 
 #include <cstdint>
@@ -81,7 +81,7 @@ class ChunkDigits {
     __syncwarp();  // all lanes have their elements
 #pragma unroll
     for (int c = 0; c < kCount; ++c) {
-      // The exponent; rows below 2^-101 are not brought up all the way.
+      // The exponent; chunks whose largest is below 2^-101 are not brought up all the way.
       const uint32_t exponent = max(top[c] >> 23, 26u);
       const float up = __uint_as_float((275 - exponent) << 23);  // to below 2^22
       uint32_t digits[4], words[kPackedXDigits];
@@ -147,15 +147,16 @@ class XKeeper {
   static constexpr int kAtOnce = kWarp / kPieces;
 
  public:
-  __device__ __forceinline__ XKeeper(const Params& p, char* xs, char* weights, float* units)
+  __device__ __forceinline__ XKeeper(const Params& p, char* xs, char* norm_weight, float* units)
       : p_(p),
         warp_(WarpIndex()),
         t_(RowsOf<kForm>(p)),
         xs_(SharedAddress(xs)),
-        weights_(SharedAddress(weights)),
+        norm_weight_(SharedAddress(norm_weight)),
         units_(SharedAddress(units)) {
     if (p.args.norm_weight != nullptr)
-      Copy(static_cast<const T*>(p.args.norm_weight), weights_, kBlock * 2, warp_, p.plan.chunks);
+      Copy(static_cast<const T*>(p.args.norm_weight), norm_weight_, kBlock * 2, warp_,
+           p.plan.chunks);
   }
 
   // Chunks of a warp whose digits are made together.
@@ -193,7 +194,7 @@ class XKeeper {
       const XPlace place = At(exists ? each : chunk);
       at[c] = place.digits + row * Layout::kChunk;
       units[c] = place.units + row * 4;
-      weights[c] = weights_ + (exists ? each : chunk) * (kBlock * 2);
+      weights[c] = norm_weight_ + (exists ? each : chunk) * (kBlock * 2);
     }
     if (p_.args.norm_weight != nullptr) {
       digits_.template Make<true>(at, count, row, units, weights, squares);
@@ -226,7 +227,7 @@ class XKeeper {
   const Params& p_;
   const ChunkDigits<T, kBits> digits_;
   const int warp_, t_;
-  const uint32_t xs_, weights_, units_;
+  const uint32_t xs_, norm_weight_, units_;
 };
 
 }  // namespace packed_gemv

@@ -41,8 +41,8 @@ Sum Dot(const std::vector<double>& x, const LinearInputs& in, int64_t row) {
   }
   const double steps = std::min<double>(static_cast<double>(shape.k), 64.) + 4.;
   sum.error = steps * 0x1p-24 * magnitude;
-  // Normed elements that miss the reference's rounding, a few; or each rounded to 11 bits for
-  // itself.
+  // Normed elements that miss the reference's rounding, a few; or each off by a little of the
+  // largest near it.
   if (shape.normed && in.fine_norm) sum.error += 6 * 0x1p-12 * std::sqrt(squares);
   if (shape.normed && !in.fine_norm)
     sum.error += 4 * 2 * HalfUlp(shape.dtype) * largest + 4 * 0x1p-23 * magnitude;

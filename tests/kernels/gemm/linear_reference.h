@@ -21,7 +21,7 @@ struct LinearInputs {
   LinearCase shape;
   std::vector<float> x, w, bias, residual, norm_weight;
   float norm_eps = 1e-6f;
-  // The kernel keeps a normed x at 11 bits and more, whatever its dtype.
+  // The kernel keeps a normed x finer than its dtype.
   bool fine_norm = false;
 };
 

@@ -19,7 +19,7 @@ TEST(PlanPackedGemv, StripsCoverTheLargestBlock) {
         ASSERT_GE(plan.strips * plan.strip_tiles, tiles) << "n=" << n;
         ASSERT_LT((plan.strips - 1) * plan.strip_tiles, tiles) << "n=" << n;
         ASSERT_LE(plan.strip_tiles * (gated ? 2 : 1), 2 * kPackedGemvPairs) << "n=" << n;
-        ASSERT_LE(plan.group, plan.strips);
+        ASSERT_LE(plan.batch, plan.strips);
       }
 }
 
@@ -70,6 +70,24 @@ TEST(PlanPackedGemv, FitsABlockForEveryProblemItServes) {
                   ASSERT_EQ(plan.stage_bytes % 128, 0);
                   ASSERT_EQ(plan.zero_offset % 16, 0);
                 }
+}
+
+// GPUs with less shared memory: a plan fits where one stage would.
+TEST(PlanPackedGemv, TakesFewerStagesWhereABlockHasLess) {
+  for (const GemvGpu& gpu : {GemvGpu{.sm_count = 128, .shared_bytes = 99 * 1024},
+                             GemvGpu{.sm_count = 108, .shared_bytes = 163 * 1024}})
+    for (const bool gated : {false, true})
+      for (const int64_t n : {8, 1152, 4608, 8960})
+        for (const int64_t k : {896, 3584, 4096, 8192, 18944}) {
+          const PackedGemvPlan plan =
+              PlanPackedGemv(gpu, {.t = 1, .n = n, .k = k, .gated = gated, .group = 128});
+          EXPECT_TRUE(plan.shared_bytes <= gpu.shared_bytes || plan.stages == 1)
+              << gpu.shared_bytes << " bytes, n=" << n << " k=" << k;
+        }
+  EXPECT_LE(PlanPackedGemv({.sm_count = 128, .shared_bytes = 99 * 1024},
+                           {.t = 1, .n = 4608, .k = 3584, .normed = true, .group = 128})
+                .shared_bytes,
+            99 * 1024);
 }
 
 TEST(PlanPackedGemv, SmallNeighboursShareAMultiprocessor) {

@@ -152,6 +152,13 @@ TEST_F(PackedLinearErrors, GroupsThatDoNotCoverKAreInvalid) {
   ExpectInvalid("packed.groups=1 of 128 for k=256, needs 2");
 }
 
+TEST_F(PackedLinearErrors, RaggedWithoutGroupsIsInvalid) {
+  constexpr uint16_t kGroupOfStep[16] = {};
+  args_.packed.group_of_step = kGroupOfStep;
+  args_.packed.groups = 0;
+  ExpectInvalid("packed.groups=0, needs 1 or more");
+}
+
 TEST_F(PackedLinearErrors, OddGroupsAreInvalid) {
   args_.packed.group = 96;
   args_.packed.groups = 3;
