@@ -11,7 +11,6 @@ constexpr int64_t kTileRows = kPackedTileRows;
 constexpr int64_t kHalfBytes = 2, kFloatBytes = 4;
 constexpr int64_t kStageAlign = 128;  // so that tiles of all stages lie alike in the banks
 constexpr int64_t kFullStage = 2 * kPackedGemvPairs * kPackedGemvWarps * kPackedTileBytes;
-constexpr int64_t kStageBarriers = 16, kReadyBytes = 16;
 constexpr int64_t kBatchBytes = 8 * 1024;  // of partial sums between two barriers, twice
 // Of a block that leaves room for one of the next kernel; CUDA keeps 1 KB for each.
 constexpr int64_t kSmallShared = 112 * 1024;
@@ -102,10 +101,11 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.batch = Int(std::clamp<int64_t>(kBatchBytes / strip_partials, 1, plan.strips));
   const int64_t partials = strip_partials * plan.batch * (plan.strips > plan.batch ? 2 : 1);
   const int64_t squares = p.t * kPackedGemvWarps * kFloatBytes;
-  const int64_t fixed = kReadyBytes + plan.x_bytes + plan.norm_bytes + plan.x_unit_bytes + squares +
-                        partials + (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
+  const int64_t fixed = kPackedReadyBytes + plan.x_bytes + plan.norm_bytes + plan.x_unit_bytes +
+                        squares + partials +
+                        (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
   const int64_t needed = int64_t{plan.strips} * plan.rounds;
-  const int64_t stage = plan.stage_bytes + kStageBarriers;
+  const int64_t stage = plan.stage_bytes + kPackedStageBarriers;
   // What stands in for tiles of the last stage is read too.
   const int64_t behind = std::max(fixed, kFullStage - plan.stage_bytes);
   const auto stages_in = [&](int64_t bytes) {

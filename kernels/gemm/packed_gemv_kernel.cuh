@@ -21,7 +21,7 @@ struct Shared {
     const int t = RowsOf<kForm>(p);
     ring = memory;
     barriers = ring + plan.stages * plan.stage_bytes;
-    xs = barriers + plan.stages * 16 + 16;
+    xs = barriers + plan.stages * kPackedStageBarriers + kPackedReadyBytes;
     norm_weight = xs + plan.x_bytes;
     units = reinterpret_cast<float*>(norm_weight + plan.norm_bytes);
     squares = units + plan.x_unit_bytes / 4;
@@ -103,7 +103,7 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& bl
       sums.Store(outputs.SumsOf(buffer, strip - first), t, kWarps * kPackedStripRows);
       if (!kWide && strip == 0) outputs.KeepSquares(0, squares);
     }
-    NamedWait(kMultiplyBarrier, kWarps * kWarp);
+    NamedWait<kWarps * kWarp>(kMultiplyBarrier);
     if (p.args.gated) {
       outputs.WriteGated(first, end, buffer);
     } else {
@@ -140,18 +140,22 @@ __global__ void __launch_bounds__(kPackedGemvThreads, PackedGemvResident(kForm))
 
 using KernelFn = void (*)(Params);
 
+constexpr size_t kSegments = static_cast<size_t>(PackedSegment::kStep) + 1;
+constexpr size_t kForms = static_cast<size_t>(PackedGemvForm::kWide) + 1;
+constexpr size_t kKernels = 2 * 2 * kSegments * kForms;
+
 // Kernels by [8 bits][zeros][segment][form].
 template <typename T, size_t... kIndex>
 constexpr auto KernelTable(std::index_sequence<kIndex...>) {
   return std::array<KernelFn, sizeof...(kIndex)>{
-      Kernel < T, kIndex / 18 == 0 ? 4 : 8, static_cast<PackedSegment>(kIndex / 3 % 3),
-      kIndex / 9 % 2 != 0, static_cast<PackedGemvForm>(kIndex % 3) > ...};
+      Kernel < T, kIndex / (2 * kSegments * kForms) == 0 ? 4 : 8,
+      static_cast<PackedSegment>(kIndex / kForms % kSegments),
+      kIndex / (kSegments * kForms) % 2 != 0, static_cast<PackedGemvForm>(kIndex % kForms) > ...};
 }
-constexpr size_t kKernels = 36;
 
 constexpr size_t KernelIndex(int bits, bool zeros, PackedSegment segment, PackedGemvForm form) {
-  return (bits == 8 ? 18 : 0) + (zeros ? 9 : 0) + static_cast<size_t>(segment) * 3 +
-         static_cast<size_t>(form);
+  const size_t format = (bits == 8 ? 2 : 0) + (zeros ? 1 : 0);
+  return (format * kSegments + static_cast<size_t>(segment)) * kForms + static_cast<size_t>(form);
 }
 
 // Each compiled in a file of its own.

@@ -16,7 +16,8 @@ namespace packed_gemv {
 
 constexpr int kTileRows = static_cast<int>(kPackedTileRows);
 constexpr int kTileBytes = static_cast<int>(kPackedTileBytes);
-constexpr int kMultiplyBarrier = 1;  // of the warps that multiply
+constexpr int kTiles = kPackedGemvPairs;  // of a part of a strip
+constexpr int kMultiplyBarrier = 1;       // of the warps that multiply
 
 // 1.5 * 2^23 plus an integer below 2^22 is a float whose bits are kMagicBits plus the integer.
 constexpr float kMagic = 12582912.f;
@@ -53,7 +54,6 @@ __device__ __forceinline__ int RowsOf(const Params& p) {
 // A strip's tiles of part `part`: the first one of w, and how many.
 struct PartTiles {
   __device__ __forceinline__ PartTiles(const LinearArgs& a, int first, int tiles, int part) {
-    constexpr int kTiles = kPackedGemvPairs;
     from = first + part * (a.gated ? static_cast<int>(a.n) / kTileRows : kTiles);
     count = a.gated ? tiles : min(tiles - part * kTiles, kTiles);
   }
@@ -63,7 +63,6 @@ struct PartTiles {
 // Copies of scales and zeros into a stage, by all lanes of a warp.
 template <int kBits, PackedSegment kSegment>
 class ScaleCopier {
-  static constexpr int kTiles = kPackedGemvPairs;  // of a part
   static constexpr int kZeroBytes = kTileRows * kBits / 8;
 
  public:
@@ -121,7 +120,6 @@ class ScaleCopier {
 template <int kBits, PackedSegment kSegment, PackedGemvForm kForm>
 class StageRing {
   static constexpr int kWarps = kPackedGemvWarps;
-  static constexpr int kTiles = kPackedGemvPairs;  // of a part
 
  public:
   __device__ StageRing(const Params& p, const BlockWork& block, uint32_t ring, uint32_t barriers,
@@ -175,9 +173,11 @@ class StageRing {
   }
 
  private:
-  __device__ __forceinline__ uint32_t Full(int slot) const { return barriers_ + 16 * slot; }
-  __device__ __forceinline__ uint32_t Free(int slot) const { return barriers_ + 16 * slot + 8; }
-  __device__ __forceinline__ uint32_t Ready() const { return barriers_ + 16 * p_.plan.stages; }
+  __device__ __forceinline__ uint32_t Full(int slot) const {
+    return barriers_ + kPackedStageBarriers * slot;
+  }
+  __device__ __forceinline__ uint32_t Free(int slot) const { return Full(slot) + 8; }
+  __device__ __forceinline__ uint32_t Ready() const { return Full(p_.plan.stages); }
 
   __device__ __forceinline__ uint32_t Stage() const { return ring_ + slot_ * p_.plan.stage_bytes; }
   __device__ __forceinline__ void Next() {
@@ -219,7 +219,6 @@ class StageRing {
 template <int kBits, PackedSegment kSegment, PackedGemvForm kForm>
 class StageRing {
   static constexpr int kWarps = kPackedGemvWarps;
-  static constexpr int kTiles = kPackedGemvPairs;  // of a part
 
  public:
   __device__ StageRing(const Params& p, const BlockWork& block, uint32_t ring, uint32_t,

@@ -35,22 +35,15 @@ std::vector<float> RunLinear(const LinearInputs& in, int threads) {
   const std::vector<uint8_t> w = ToBytes(c.weight_dtype, in.w);
   std::vector<uint8_t> workspace(static_cast<size_t>(
       LinearWorkspaceBytes(Device::kCpu, threads, c.t, c.n, c.k, c.gated, c.normed)));
-  LinearArgs args = {.x = in.x.data(),
-                     .w = w.data(),
-                     .bias = OrNull(in.bias),
-                     .residual = OrNull(in.residual),
-                     .y = y.data(),
-                     .norm_weight = OrNull(in.norm_weight),
-                     .norm_eps = in.norm_eps,
-                     .gated = c.gated,
-                     .t = c.t,
-                     .n = c.n,
-                     .k = c.k,
-                     .dtype = c.dtype,
-                     .weight_dtype = c.weight_dtype,
-                     .y_dtype = c.y_dtype,
-                     .workspace = workspace.data(),
-                     .workspace_bytes = static_cast<int64_t>(workspace.size())};
+  LinearArgs args = ArgsOfShape(in);
+  args.x = in.x.data();
+  args.w = w.data();
+  args.bias = OrNull(in.bias);
+  args.residual = OrNull(in.residual);
+  args.y = y.data();
+  args.norm_weight = OrNull(in.norm_weight);
+  args.workspace = workspace.data();
+  args.workspace_bytes = static_cast<int64_t>(workspace.size());
   EXPECT_OK(LinearCpu(args, {.device = Device::kCpu, .pool = &pool}));
   for (size_t i = 0; i < kGuardCount; ++i) EXPECT_EQ(y[outputs + i], kGuard);
   y.resize(outputs);

@@ -44,21 +44,15 @@ class LinearOnDevice {
     if (workspace == nullptr)
       workspace = &workspace_.emplace(device.Workspace(
           LinearWorkspaceBytes(Device::kCuda, kSmCount, c.t, c.n, c.k, c.gated, c.normed)));
-    args_ = {.x = x_.data(),
-             .bias = c.bias ? bias_.data() : nullptr,
-             .residual = c.residual ? residual_.data() : nullptr,
-             .y = y_.data(),
-             .norm_weight = c.normed ? norm_weight_.data() : nullptr,
-             .norm_eps = in.norm_eps,
-             .gated = c.gated,
-             .t = c.t,
-             .n = c.n,
-             .k = c.k,
-             .dtype = c.dtype,
-             .weight_dtype = c.dtype,
-             .y_dtype = c.y_dtype,
-             .workspace = workspace->data(),
-             .workspace_bytes = workspace->bytes()};
+    args_ = ArgsOfShape(in);
+    args_.weight_dtype = c.dtype;
+    args_.x = x_.data();
+    if (c.bias) args_.bias = bias_.data();
+    if (c.residual) args_.residual = residual_.data();
+    args_.y = y_.data();
+    if (c.normed) args_.norm_weight = norm_weight_.data();
+    args_.workspace = workspace->data();
+    args_.workspace_bytes = workspace->bytes();
   }
 
   LinearArgs args_;

@@ -93,6 +93,18 @@ LinearInputs RandomLinear(const LinearCase& c, uint32_t seed) {
   return in;
 }
 
+LinearArgs ArgsOfShape(const LinearInputs& in) {
+  const LinearCase& c = in.shape;
+  return {.norm_eps = in.norm_eps,
+          .gated = c.gated,
+          .t = c.t,
+          .n = c.n,
+          .k = c.k,
+          .dtype = c.dtype,
+          .weight_dtype = c.weight_dtype,
+          .y_dtype = c.y_dtype};
+}
+
 LinearExpected LinearReference(const LinearInputs& in) {
   const LinearCase& c = in.shape;
   LinearExpected out;

@@ -27,6 +27,9 @@ struct LinearInputs {
 
 LinearInputs RandomLinear(const LinearCase& shape, uint32_t seed);
 
+// The arguments that the case fixes: sizes, dtypes, what is fused. No pointers.
+LinearArgs ArgsOfShape(const LinearInputs& in);
+
 // [t, n] each; |kernel - y| may be up to tolerance.
 struct LinearExpected {
   std::vector<double> y, tolerance;

@@ -30,19 +30,16 @@ LinearArgs ArgsOf(const PackedInputs& in, std::vector<float>& y, std::vector<uin
   y.resize(outputs + kGuardCount, kGuard);
   workspace.resize(
       static_cast<size_t>(LinearWorkspaceBytes(Device::kCpu, 1, c.t, c.n, c.k, c.gated, c.normed)));
-  return {.x = in.linear.x.data(),
-          .packed = in.weight(),
-          .bias = OrNull(in.linear.bias),
-          .residual = OrNull(in.linear.residual),
-          .y = y.data(),
-          .norm_weight = OrNull(in.linear.norm_weight),
-          .norm_eps = in.linear.norm_eps,
-          .gated = c.gated,
-          .t = c.t,
-          .n = c.n,
-          .k = c.k,
-          .workspace = workspace.data(),
-          .workspace_bytes = static_cast<int64_t>(workspace.size())};
+  LinearArgs args = ArgsOfShape(in.linear);
+  args.x = in.linear.x.data();
+  args.packed = in.weight();
+  args.bias = OrNull(in.linear.bias);
+  args.residual = OrNull(in.linear.residual);
+  args.y = y.data();
+  args.norm_weight = OrNull(in.linear.norm_weight);
+  args.workspace = workspace.data();
+  args.workspace_bytes = static_cast<int64_t>(workspace.size());
+  return args;
 }
 
 std::vector<float> RunPacked(const PackedInputs& in, int threads) {
