@@ -37,6 +37,11 @@ constexpr Ops kTracedOps = {
     .rms_norm = [](const auto& a,
                    const Stream& s) { return Traced<&Ops::rms_norm>("rms_norm", a, s); },
     .linear = [](const auto& a, const Stream& s) { return Traced<&Ops::linear>("linear", a, s); },
+    .linear_sequence = [](const auto& a, const Stream& s) -> absl::Status {
+      for (int i = 0; i < a.count; ++i)  // apart, so that each has its time
+        RETURN_IF_ERROR(Traced<&Ops::linear>("linear", a.products[i], s));
+      return absl::OkStatus();
+    },
     .rope_kv_write =
         [](const auto& a, const Stream& s) {
           return Traced<&Ops::rope_kv_write>("rope_kv_write", a, s);

@@ -28,6 +28,7 @@ struct Ops {
   Op<EmbedArgs> embed;
   Op<RmsNormArgs> rms_norm;
   Op<LinearArgs> linear;
+  Op<LinearSequenceArgs> linear_sequence;
   Op<RopeKvWriteArgs> rope_kv_write;
   Op<PagedAttentionArgs> paged_attention;
   Op<CountTokensArgs> count_tokens;

@@ -7,6 +7,7 @@ const Ops kCpuOps = {
     .embed = EmbedCpu,
     .rms_norm = RmsNormCpu,
     .linear = LinearCpu,
+    .linear_sequence = LinearSequenceCpu,
     .rope_kv_write = RopeKvWriteCpu,
     .paged_attention = PagedAttentionCpu,
     .count_tokens = CountTokensCpu,

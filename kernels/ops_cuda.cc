@@ -7,6 +7,7 @@ const Ops kCudaOps = {
     .embed = EmbedCuda,
     .rms_norm = RmsNormCuda,
     .linear = LinearCuda,
+    .linear_sequence = LinearSequenceCuda,
     .rope_kv_write = RopeKvWriteCuda,
     .paged_attention = PagedAttentionCuda,
     .count_tokens = CountTokensCuda,

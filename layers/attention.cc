@@ -78,6 +78,7 @@ absl::Status Attention::Forward(const LayerContext& context, const AttentionShap
                                 const Residual& residual, const InputNorm& norm,
                                 const InputNorm& next_norm) const {
   RETURN_IF_ERROR(qkv.Forward(context, residual, norm, scratch.qkv));
+  RETURN_IF_ERROR(context.EnqueueWaiting());
   if (inputs.s > inputs.decode_sequences) {
     RETURN_IF_ERROR(context.ops->rope_kv_write(RopeArgs(*this, context, shape, inputs, scratch),
                                                context.stream));

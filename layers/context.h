@@ -2,12 +2,21 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
+
+#include <absl/status/status.h>
 
 #include "common/dtype.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 
 namespace tessera {
+
+// Products that wait to be enqueued together: a back end may load the weights of one while another
+// ends.
+struct LinearQueue {
+  std::vector<LinearArgs> products;
+};
 
 // Borrowed for the life of the model.
 struct LayerContext {
@@ -18,7 +27,10 @@ struct LayerContext {
   float norm_eps = 0.f;
   void* workspace = nullptr;
   int64_t workspace_bytes = 0;
+  LinearQueue* queue = nullptr;  // null: products are enqueued at once
 
+  // Enqueues the products that wait. Ahead of any other op, and when a step's layers end.
+  absl::Status EnqueueWaiting() const;
   bool sharded() const { return tp->size() > 1; }
 };
 

@@ -125,6 +125,7 @@ Residual Decoder::ResidualOf(int64_t t) const {
 }
 
 absl::Status Decoder::Forward(const StepInputs& inputs) const {
+  queue_->products.clear();  // of a step that failed
   const Residual residual = ResidualOf(inputs.t);
   RETURN_IF_ERROR(Enter(inputs, residual));
   const AttentionScratch rows = AttentionRows(inputs.t);
@@ -136,7 +137,7 @@ absl::Status Decoder::Forward(const StepInputs& inputs) const {
     RETURN_IF_ERROR(
         layer.mlp.Forward(spec_.context, residual, layer.mlp_norm, next, spec_.buffers.scratch));
   }
-  return absl::OkStatus();
+  return spec_.context.EnqueueWaiting();
 }
 
 absl::StatusOr<LogitsView> Decoder::Logits(const int32_t* rows, int64_t count) const {
@@ -157,6 +158,7 @@ absl::StatusOr<LogitsView> Decoder::Logits(const int32_t* rows, int64_t count) c
   const LinearArgs head = {
       .x = spec_.buffers.last_hidden, .y = mine, .t = count, .n = width, .y_dtype = DType::kF32};
   RETURN_IF_ERROR(Multiply(context, head_, head));
+  RETURN_IF_ERROR(context.EnqueueWaiting());
   if (context.sharded()) {
     RETURN_IF_ERROR(context.tp->AllGather(mine, spec_.buffers.logits, block * SizeOf(DType::kF32),
                                           context.stream));

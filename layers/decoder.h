@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include <absl/status/status.h>
@@ -65,13 +66,16 @@ class Decoder {
     Mlp mlp;
   };
 
-  explicit Decoder(const DecoderSpec& spec) : spec_(spec) {}
+  explicit Decoder(const DecoderSpec& spec) : spec_(spec), queue_(std::make_unique<LinearQueue>()) {
+    spec_.context.queue = queue_.get();
+  }
   absl::Status AddLayer(int64_t index, const WeightMap& weights);
   Residual ResidualOf(int64_t t) const;
   absl::Status Enter(const StepInputs& inputs, const Residual& residual) const;
   AttentionScratch AttentionRows(int64_t t) const;
 
   DecoderSpec spec_;
+  std::unique_ptr<LinearQueue> queue_;
   AttentionShape attention_;
   std::vector<Layer> layers_;
   Weight embed_, final_norm_, head_;

@@ -21,6 +21,7 @@ absl::Status Normalize(const LayerContext& context, const Residual& residual,
                             .d = residual.d,
                             .eps = context.norm_eps,
                             .dtype = context.dtype};
+  RETURN_IF_ERROR(context.EnqueueWaiting());
   return context.ops->rms_norm(args, context.stream);
 }
 
@@ -43,6 +44,7 @@ absl::Status ForwardParts(const LayerContext& context, const ColumnParallelLinea
                                    .n = w.rows,
                                    .y_stride = width,
                                    .dtype = context.dtype};
+    RETURN_IF_ERROR(context.EnqueueWaiting());
     RETURN_IF_ERROR(context.ops->copy_columns(place, context.stream));
     column += w.rows;
     if (copies) x = static_cast<const char*>(x) + residual.t * w.cols * element;
@@ -63,7 +65,18 @@ absl::Status Multiply(const LayerContext& context, const Weight& w, LinearArgs a
     args.packed = w.packed;
     args.weight_dtype = context.dtype;
   }
-  return context.ops->linear(args, context.stream);
+  if (context.queue == nullptr) return context.ops->linear(args, context.stream);
+  context.queue->products.push_back(args);
+  return absl::OkStatus();
+}
+
+absl::Status LayerContext::EnqueueWaiting() const {
+  if (queue == nullptr || queue->products.empty()) return absl::OkStatus();
+  const LinearSequenceArgs waiting = {.products = queue->products.data(),
+                                      .count = static_cast<int>(queue->products.size())};
+  const absl::Status status = ops->linear_sequence(waiting, stream);
+  queue->products.clear();
+  return status;
 }
 
 ColumnCopies ColumnParallelLinear::InputCopies() const {
@@ -107,6 +120,7 @@ absl::Status ColumnParallelLinear::Forward(const LayerContext& context, const Re
                             .n = width / 2,
                             .dtype = context.dtype,
                             .y_dtype = context.dtype};
+  RETURN_IF_ERROR(context.EnqueueWaiting());
   return context.ops->silu_mul(gate, context.stream);
 }
 
@@ -129,6 +143,7 @@ absl::Status RowParallelLinear::Add(const LayerContext& context, const void* x,
                                     .d = residual.d,
                                     .eps = context.norm_eps,
                                     .dtype = context.dtype};
+  RETURN_IF_ERROR(context.EnqueueWaiting());
   return context.tp->AllReduceNorm(reduce, context.stream);
 }
 

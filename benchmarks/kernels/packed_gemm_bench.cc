@@ -4,6 +4,7 @@
 //   rows    t = 1 to 16, and 32 and 64, one shape of each size, with cuBLASLt bf16 beside
 //   formats zero points, groups of 32, 64 and a column, f16, on one shape of each size
 //   chain   a token's linear layers of a model, one after the other, t = 1, 8 and 16
+//   joined  the same at t = 1 in sequences of o, gate_up, down and the next qkv
 // No group means all of them; --match keeps the shapes, or the chain's models, with SHAPE in their
 // name. Bytes are those of values, scales and zeros.
 #include <algorithm>
@@ -173,7 +174,7 @@ absl::Status TimeLibrary(const Bench& b, const Shape& s, int64_t t) {
 
 // `layers` times the four projections, each with weights of its own.
 absl::Status TimeChain(const Bench& b, const std::string& model, int layers, const Format& f,
-                       int64_t t) {
+                       int64_t t, bool joined = false) {
   if (!b.Wanted(model)) return absl::OkStatus();
   double bytes = 0;
   std::vector<LinearArgs> ops;
@@ -186,13 +187,22 @@ absl::Status TimeChain(const Bench& b, const std::string& model, int layers, con
       at += BufferBytes(s, f);
       bytes += static_cast<double>(SizesOf(s, f).total());
     }
-  ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, 1, [&](int) {
-                     for (const LinearArgs& op : ops)
-                       RETURN_IF_ERROR(LinearCuda(op, b.gpu.runtime->main_stream()));
-                     return absl::OkStatus();
-                   }));
+  ASSIGN_OR_RETURN(
+      const Timing timing, TimeLaunches(b.gpu, 1, [&](int) {
+        const Stream& stream = b.gpu.runtime->main_stream();
+        if (!joined) {
+          for (const LinearArgs& op : ops) RETURN_IF_ERROR(LinearCuda(op, stream));
+          return absl::OkStatus();
+        }
+        RETURN_IF_ERROR(LinearCuda(ops.front(), stream));
+        for (size_t i = 1; i < ops.size(); i += 4)
+          RETURN_IF_ERROR(LinearSequenceCuda(
+              {.products = &ops[i], .count = static_cast<int>(std::min<size_t>(4, ops.size() - i))},
+              stream));
+        return absl::OkStatus();
+      }));
   PrintBenchFigure(b.gpu,
-                   {.op = "packed chain",
+                   {.op = joined ? "packed joined" : "packed chain",
                     .shape = absl::StrCat(model, " t=", t, " w", f.bits, ", ", layers, " layers"),
                     .bytes = bytes,
                     .timing = timing});
@@ -231,6 +241,11 @@ absl::Status RunGroup(const Bench& b, const std::string& group) {
         RETURN_IF_ERROR(TimeChain(b, "72b", 10, {.bits = bits}, t));
         RETURN_IF_ERROR(TimeChain(b, "72b/2", 20, {.bits = bits}, t));
       }
+  } else if (group == "joined") {
+    for (const int bits : {4, 8})
+      for (const auto& [model, layers] :
+           {std::pair{"7b", 28}, {"8b", 32}, {"72b", 10}, {"72b/2", 20}})
+        RETURN_IF_ERROR(TimeChain(b, model, layers, {.bits = bits}, 1, true));
   } else {
     return absl::InvalidArgumentError(absl::StrCat("no group ", group));
   }

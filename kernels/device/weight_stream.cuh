@@ -45,6 +45,13 @@ __device__ __forceinline__ void CopyAsync16L1(uint32_t to, const void* from, boo
                : "memory");
 }
 
+// The same past L1, which may hold what other multiprocessors have written over since.
+__device__ __forceinline__ void CopyAsync16L2(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+
 // Copies 4 bytes asynchronously, both addresses aligned to 4.
 __device__ __forceinline__ void CopyAsync4(uint32_t to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");

@@ -47,6 +47,14 @@ struct LinearArgs {
 // that no kernel takes or too few to cover k. kUnimplemented: a dtype combination other than those
 // above. kInternal: the launch was refused.
 absl::Status LinearCpu(const LinearArgs& args, const Stream& stream);
+
+// Products one after the other; one may read what those before it wrote.
+struct LinearSequenceArgs {
+  const LinearArgs* products = nullptr;
+  int count = 0;
+};
+absl::Status LinearSequenceCpu(const LinearSequenceArgs& args, const Stream& stream);
+absl::Status LinearSequenceCuda(const LinearSequenceArgs& args, const Stream& stream);
 absl::Status LinearCuda(const LinearArgs& args, const Stream& stream);
 
 }  // namespace tessera

@@ -130,4 +130,9 @@ absl::Status LinearCpu(const LinearArgs& a, const Stream& stream) {
   return absl::OkStatus();
 }
 
+absl::Status LinearSequenceCpu(const LinearSequenceArgs& args, const Stream& stream) {
+  for (int i = 0; i < args.count; ++i) RETURN_IF_ERROR(LinearCpu(args.products[i], stream));
+  return absl::OkStatus();
+}
+
 }  // namespace tessera

@@ -9,6 +9,7 @@
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/linear_check.h"
 #include "kernels/gemm/linear_config.h"
+#include "kernels/gemm/packed_chain.h"
 #include "kernels/gemm/packed_gemm.h"
 #include "kernels/gemm/packed_gemv.h"
 #include "kernels/gemm/packed_gemv_config.h"
@@ -115,6 +116,25 @@ absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
   }
   if (normed) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
   return ManyRows(a, parts, stream.cuda);
+}
+
+absl::Status LinearSequenceCuda(const LinearSequenceArgs& args, const Stream& stream) {
+  const GpuIdentity& current = CurrentGpu();
+  const GemvGpu gpu = {.sm_count = current.sm_count, .shared_bytes = current.shared_bytes};
+  absl::Span<const LinearArgs> left(args.products, static_cast<size_t>(args.count));
+  while (!left.empty()) {
+    const int joined = current.is_sm90() ? PackedChainLength(gpu, left) : 0;
+    const size_t taken = joined >= 2 ? static_cast<size_t>(joined) : 1;
+    if (joined < 2) {
+      RETURN_IF_ERROR(LinearCuda(left.front(), stream));
+    } else {
+      for (const LinearArgs& a : left.first(taken))
+        RETURN_IF_ERROR(CheckLinear(a, Device::kCuda, gpu.sm_count));
+      RETURN_IF_ERROR(LaunchPackedChain(left.first(taken), gpu, stream.cuda));
+    }
+    left.remove_prefix(taken);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace tessera

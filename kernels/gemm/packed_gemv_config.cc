@@ -35,11 +35,6 @@ int64_t GroupOf(const PackedGemvProblem& p) {
   return p.group >= p.k ? AlignUp(p.k, PackedBlock(p.bits)) : p.group;
 }
 
-PackedSegment SegmentOf(const PackedGemvProblem& p) {
-  if (p.ragged) return PackedSegment::kStep;
-  return GroupOf(p) >= PackedBlock(p.bits) ? PackedSegment::kBlock : PackedSegment::kTwoSteps;
-}
-
 int64_t ChunkRows(const PackedGemvProblem& p) {
   const int64_t block = PackedBlock(p.bits);
   if (p.ragged) return block / kPackedStep;
@@ -50,7 +45,7 @@ PackedGemvForm FormOf(const PackedGemvProblem& p) {
   using enum PackedGemvForm;
   if (p.t > 1) return kWide;
   const int64_t bytes = Parts(p) * p.n * PackedRowBytes(p.bits, p.k);
-  return bytes >= kLargeBytes || p.k > kSmallK ? kLarge : kSmall;
+  return p.large || bytes >= kLargeBytes || p.k > kSmallK ? kLarge : kSmall;
 }
 
 void SetStage(PackedGemvPlan& plan, const PackedGemvProblem& p) {
@@ -73,6 +68,16 @@ void SetGroups(PackedGemvPlan& plan, const PackedGemvProblem& p) {
 
 }  // namespace
 
+PackedSegment PackedSegmentOf(const PackedGemvProblem& p) {
+  if (p.ragged) return PackedSegment::kStep;
+  return GroupOf(p) >= PackedBlock(p.bits) ? PackedSegment::kBlock : PackedSegment::kTwoSteps;
+}
+
+int64_t PackedGemvSumBytes(const PackedGemvPlan& plan) {
+  const int64_t strip = kPackedGemvWarps * kPackedStripRows * kFloatBytes;
+  return kPackedGemvWarps * kFloatBytes + strip * plan.batch * (plan.strips > plan.batch ? 2 : 1);
+}
+
 bool PackedGemvServes(const PackedGemvProblem& p) {
   return p.t > 0 && p.t <= kPackedGemvMaxRows && p.n > 0 && p.n % kTileRows == 0 && p.k > 0 &&
          p.t * p.k <= kMaxX;
@@ -80,7 +85,7 @@ bool PackedGemvServes(const PackedGemvProblem& p) {
 
 PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   PackedGemvPlan plan;
-  plan.segment = SegmentOf(p);
+  plan.segment = PackedSegmentOf(p);
   plan.chunks = Int(CeilDiv(p.k, PackedBlock(p.bits)));
   plan.blocks = Int(std::min<int64_t>(gpu.sm_count, p.n / kTileRows));
   plan.block_tiles = Int(p.n / kTileRows / plan.blocks);

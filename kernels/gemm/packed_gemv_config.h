@@ -36,6 +36,7 @@ struct PackedGemvProblem {
   int64_t group = 0;  // as in PackedWeight
   bool ragged = false;
   bool zeros = false;
+  bool large = false;  // take a whole multiprocessor whatever the size, where t = 1
 };
 
 // How many steps of 16 k share a row of scales: a whole block of 64 bytes, two, or one.
@@ -72,6 +73,12 @@ struct PackedGemvPlan {
   int batch = 1;                                 // strips between two barriers
   int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
 };
+
+// Of a block's shared memory: barriers of a stage, and of the block; what lies behind x.
+inline constexpr int kPackedStageBarriers = 16, kPackedReadyBytes = 16;
+int64_t PackedGemvSumBytes(const PackedGemvPlan& plan);  // t = 1
+
+PackedSegment PackedSegmentOf(const PackedGemvProblem& problem);
 
 // Whether the kernel takes the problem: its t and n, and an x below the size from which the
 // many-row kernel is faster. Its plan may still not fit the GPU.

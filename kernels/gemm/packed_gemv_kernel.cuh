@@ -53,22 +53,25 @@ __device__ __forceinline__ void TouchParams(const Params& p) {
 // What the multiplying warps do: each takes one chunk of every stage and multiplies it by x on the
 // tensor cores. Their sums of a batch of strips meet in shared memory and are added in the order of
 // the warps.
-template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm>
+// `wait` waits until x may be read; `first`: of the kernel's products; kPastL1 as in XKeeper.
+template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm,
+          bool kPastL1, typename Wait>
 __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& block,
                                             const Shared<kForm>& shared,
-                                            StageRing<kBits, kSegment, kForm>& ring) {
+                                            StageRing<kBits, kSegment, kForm>& ring, bool first,
+                                            const Wait& wait) {
   constexpr bool kWide = PackedGemvWide(kForm);
   constexpr int kWarps = kPackedGemvWarps;
   const PackedGemvPlan& plan = p.plan;
   const int warp = WarpIndex(), t = RowsOf<kForm>(p);
   const OutputWriter<T, kForm> outputs(p, block, shared.squares);
-  using X = XKeeper<T, kBits, kForm>;
+  using X = XKeeper<T, kBits, kForm, kPastL1>;
   const X x(p, shared.xs, shared.norm_weight, shared.units);
   const ChunkProduct<kBits, kSegment, kZeros, kForm> product(p);
   TouchParams(p);
-  WaitForPrevious();
+  wait();
   x.Start();
-  if (threadIdx.x == 0) ring.AllowAll();
+  if (first && threadIdx.x == 0) ring.AllowAll();
   const float addend = outputs.FirstAddend();
   x.WaitForFirst();
   if (kWide) {
@@ -134,7 +137,8 @@ __global__ void __launch_bounds__(kPackedGemvThreads, PackedGemvResident(kForm))
   if (loader >= 0) {
     ring.LoadAll(loader == 0);
   } else {
-    MultiplyAll<T, kBits, kSegment, kZeros, kForm>(p, block, shared, ring);
+    MultiplyAll<T, kBits, kSegment, kZeros, kForm, false>(p, block, shared, ring, true,
+                                                          [] { WaitForPrevious(); });
   }
 }
 

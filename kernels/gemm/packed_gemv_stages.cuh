@@ -126,6 +126,13 @@ class StageRing {
                        const uint16_t* steps)
       : p_(p), block_(block), ring_(ring), barriers_(barriers), scales_(p, steps) {}
 
+  // Goes on where the ring of the product before ended: with the same stages.
+  __device__ __forceinline__ void GoOnFrom(const StageRing& before) {
+    slot_ = before.slot_;
+    parity_ = before.parity_;
+    loaded_ = before.loaded_;
+  }
+
   // By one thread, ahead of the block's first barrier.
   __device__ __forceinline__ void Init() const {
     for (int s = 0; s < p_.plan.stages; ++s) {
@@ -139,13 +146,12 @@ class StageRing {
   // The two loading warps: of values, and of scales and zeros.
   __device__ __forceinline__ void LoadAll(bool values) {
     const PackedGemvPlan& plan = p_.plan;
-    int loaded = 0;
     for (int strip = 0; strip < plan.strips; ++strip) {
       const int first = block_.first + strip * plan.strip_tiles;
       const int tiles = min(plan.strip_tiles, block_.last - first);
-      for (int round = 0; round < plan.rounds; ++round, ++loaded) {
-        if (loaded == plan.early_stages) WaitAt(Ready(), 0);
-        if (loaded >= plan.stages) WaitAt(Free(slot_), parity_ ^ 1);
+      for (int round = 0; round < plan.rounds; ++round, ++loaded_) {
+        if (loaded_ == plan.early_stages) WaitAt(Ready(), 0);
+        if (loaded_ >= plan.stages) WaitAt(Free(slot_), parity_ ^ 1);
         if (values) {
           if (ElectOne()) LoadValues(first, tiles, round * kWarps);
           __syncwarp();
@@ -213,6 +219,7 @@ class StageRing {
   const ScaleCopier<kBits, kSegment> scales_;
   int slot_ = 0;
   uint32_t parity_ = 0;
+  int loaded_ = 0;  // stages, by a loading warp
 };
 #else
 // A ring of stages in which each multiplying warp fills its own part by asynchronous copies.
@@ -225,6 +232,7 @@ class StageRing {
                        const uint16_t* steps)
       : p_(p), block_(block), ring_(ring), scales_(p, steps) {}
 
+  __device__ __forceinline__ void GoOnFrom(const StageRing&) {}
   __device__ __forceinline__ void Init() const {}
   __device__ __forceinline__ void LoadAll(bool) const {}
   __device__ __forceinline__ void AllowAll() const {}

@@ -138,7 +138,8 @@ struct XPlace {
 
 // Keeps the digits of all rows of x, [chunks][t]. Each multiplying warp makes those of the chunks
 // that it multiplies: no other reads them.
-template <typename T, int kBits, PackedGemvForm kForm>
+// kPastL1: x may have been written by this kernel's other blocks.
+template <typename T, int kBits, PackedGemvForm kForm, bool kPastL1>
 class XKeeper {
   using Layout = XLayout<kBits>;
   static constexpr int kWarps = kPackedGemvWarps;
@@ -220,7 +221,12 @@ class XKeeper {
     for (chunk += LaneIndex() / kPieces * kWarps; chunk < end; chunk += kAtOnce * kWarps) {
       const int k = chunk * kBlock + piece * 8;
       const bool valid = k < static_cast<int>(p_.args.k);
-      CopyAsync16L1(to + chunk * stride + piece * 16, from + (valid ? k : 0), valid);
+      const uint32_t place = to + chunk * stride + piece * 16;
+      if (kPastL1) {
+        CopyAsync16L2(place, from + (valid ? k : 0), valid);
+      } else {
+        CopyAsync16L1(place, from + (valid ? k : 0), valid);
+      }
     }
   }
 
