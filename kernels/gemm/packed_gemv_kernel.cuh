@@ -53,13 +53,14 @@ __device__ __forceinline__ void TouchParams(const Params& p) {
 // What the multiplying warps do: each takes one chunk of every stage and multiplies it by x on the
 // tensor cores. Their sums of a batch of strips meet in shared memory and are added in the order of
 // the warps.
-// `wait` waits until x may be read; `first`: of the kernel's products; kPastL1 as in XKeeper.
+// `wait` waits until x may be read; `first_product`: the first of the kernel; kPastL1 as in
+// XKeeper.
 template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm,
           bool kPastL1, typename Wait>
 __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& block,
                                             const Shared<kForm>& shared,
-                                            StageRing<kBits, kSegment, kForm>& ring, bool first,
-                                            const Wait& wait) {
+                                            StageRing<kBits, kSegment, kForm>& ring,
+                                            bool first_product, const Wait& wait) {
   constexpr bool kWide = PackedGemvWide(kForm);
   constexpr int kWarps = kPackedGemvWarps;
   const PackedGemvPlan& plan = p.plan;
@@ -71,7 +72,7 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& bl
   TouchParams(p);
   wait();
   x.Start();
-  if (first && threadIdx.x == 0) ring.AllowAll();
+  if (first_product && threadIdx.x == 0) ring.AllowAll();
   const float addend = outputs.FirstAddend();
   x.WaitForFirst();
   if (kWide) {
