@@ -44,29 +44,29 @@ std::vector<PackedGemvPlan> PlanPackedChain(const GemvGpu& gpu,
                                             absl::Span<const LinearArgs> products) {
   std::vector<PackedGemvPlan> plans;
   PackedGemvPlan most;
-  int64_t sums = 0;  // bytes behind what all share
   for (const LinearArgs& a : products) {
     const PackedGemvPlan plan = PlanPackedGemv(gpu, ProblemOf(a));
     most.stage_bytes = std::max(most.stage_bytes, plan.stage_bytes);
     most.x_bytes = std::max(most.x_bytes, plan.x_bytes);
     most.x_unit_bytes = std::max(most.x_unit_bytes, plan.x_unit_bytes);
     most.norm_bytes = std::max(most.norm_bytes, plan.norm_bytes);
-    sums = std::max(sums, PackedGemvSumBytes(plan));
     plans.push_back(plan);
   }
-  const int64_t fixed =
-      most.x_bytes + most.norm_bytes + most.x_unit_bytes + sums + kPackedReadyBytes;
-  const int64_t stage = most.stage_bytes + kPackedStageBarriers;
-  const auto stages = static_cast<int>(
-      std::clamp<int64_t>((gpu.shared_bytes - fixed) / stage, 1, kPackedGemvMaxStages));
+  int64_t behind = 0;
   for (PackedGemvPlan& plan : plans) {
     plan.stage_bytes = most.stage_bytes;
     plan.x_bytes = most.x_bytes;
     plan.x_unit_bytes = most.x_unit_bytes;
     plan.norm_bytes = most.norm_bytes;
+    behind = std::max(behind, PackedGemvBehind(plan, 1));
+  }
+  const int64_t stage = most.stage_bytes + kPackedStageBarriers;
+  const auto stages = static_cast<int>(
+      std::clamp<int64_t>((gpu.shared_bytes - behind) / stage, 1, kPackedGemvMaxStages));
+  for (PackedGemvPlan& plan : plans) {
     plan.early_stages = std::clamp(plan.early_stages, 1, stages);
     plan.stages = stages;
-    plan.shared_bytes = stages * stage + fixed;
+    plan.shared_bytes = stages * stage + behind;
   }
   return plans;
 }

@@ -66,6 +66,9 @@ void SetGroups(PackedGemvPlan& plan, const PackedGemvProblem& p) {
   plan.group_magic = d == 1 ? 0 : static_cast<uint32_t>(((uint64_t{1} << 32) + d - 1) / d);
 }
 
+// Bytes of a strip's sums.
+int64_t StripPartials(int64_t t) { return kPackedGemvWarps * t * kPackedStripRows * kFloatBytes; }
+
 }  // namespace
 
 PackedSegment PackedSegmentOf(const PackedGemvProblem& p) {
@@ -73,9 +76,13 @@ PackedSegment PackedSegmentOf(const PackedGemvProblem& p) {
   return GroupOf(p) >= PackedBlock(p.bits) ? PackedSegment::kBlock : PackedSegment::kTwoSteps;
 }
 
-int64_t PackedGemvSumBytes(const PackedGemvPlan& plan) {
-  const int64_t strip = kPackedGemvWarps * kPackedStripRows * kFloatBytes;
-  return kPackedGemvWarps * kFloatBytes + strip * plan.batch * (plan.strips > plan.batch ? 2 : 1);
+int64_t PackedGemvBehind(const PackedGemvPlan& plan, int64_t t) {
+  const int64_t squares = t * kPackedGemvWarps * kFloatBytes;
+  const int64_t partials = StripPartials(t) * plan.batch * (plan.strips > plan.batch ? 2 : 1);
+  const int64_t behind =
+      kPackedReadyBytes + plan.x_bytes + plan.norm_bytes + plan.x_unit_bytes + squares + partials;
+  // What stands in for tiles of the last stage is read too.
+  return std::max<int64_t>(behind, kFullStage - plan.stage_bytes);
 }
 
 bool PackedGemvServes(const PackedGemvProblem& p) {
@@ -102,17 +109,11 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.x_unit_bytes = Int(plan.chunks * p.t * kFloatBytes);
   plan.norm_bytes = Int(p.normed ? plan.chunks * PackedBlock(p.bits) * kHalfBytes : 0);
 
-  const int64_t strip_partials = kPackedGemvWarps * p.t * kPackedStripRows * kFloatBytes;
-  plan.batch = Int(std::clamp<int64_t>(kBatchBytes / strip_partials, 1, plan.strips));
-  const int64_t partials = strip_partials * plan.batch * (plan.strips > plan.batch ? 2 : 1);
-  const int64_t squares = p.t * kPackedGemvWarps * kFloatBytes;
-  const int64_t fixed = kPackedReadyBytes + plan.x_bytes + plan.norm_bytes + plan.x_unit_bytes +
-                        squares + partials +
-                        (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
+  plan.batch = Int(std::clamp<int64_t>(kBatchBytes / StripPartials(p.t), 1, plan.strips));
   const int64_t needed = int64_t{plan.strips} * plan.rounds;
   const int64_t stage = plan.stage_bytes + kPackedStageBarriers;
-  // What stands in for tiles of the last stage is read too.
-  const int64_t behind = std::max(fixed, kFullStage - plan.stage_bytes);
+  const int64_t behind =
+      PackedGemvBehind(plan, p.t) + (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
   const auto stages_in = [&](int64_t bytes) {
     return std::min<int64_t>(
         {(std::min(bytes, gpu.shared_bytes) - behind) / stage, needed, kPackedGemvMaxStages});

@@ -74,9 +74,8 @@ struct PackedGemvPlan {
   int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
 };
 
-// Of a block's shared memory: barriers of a stage, and of the block; what lies behind x.
-inline constexpr int kPackedStageBarriers = 16, kPackedReadyBytes = 16;
-int64_t PackedGemvSumBytes(const PackedGemvPlan& plan);  // t = 1
+// Bytes of a block's shared memory behind its stages, but for ragged groups.
+int64_t PackedGemvBehind(const PackedGemvPlan& plan, int64_t t);
 
 PackedSegment PackedSegmentOf(const PackedGemvProblem& problem);
 
