@@ -45,13 +45,6 @@ __device__ __forceinline__ void CopyAsync16L1(uint32_t to, const void* from, boo
                : "memory");
 }
 
-// The same past L1, which may hold what other multiprocessors have written over since.
-__device__ __forceinline__ void CopyAsync16L2(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(valid ? 16 : 0)
-               : "memory");
-}
-
 // Copies 4 bytes asynchronously, both addresses aligned to 4.
 __device__ __forceinline__ void CopyAsync4(uint32_t to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
@@ -72,6 +65,11 @@ __device__ __forceinline__ uint32_t LoadShared4(uint32_t address) {
   return v;
 }
 
+__device__ __forceinline__ void StoreShared16(uint32_t address, const uint4& v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
 __device__ __forceinline__ void StoreShared4(uint32_t address, uint32_t v) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
 }

@@ -10,14 +10,13 @@ namespace tessera {
 
 __device__ __forceinline__ float Silu(float v) { return v / (1.f + __expf(-v)); }
 
-// What one thread adds to a sum: bias and residual of output n of row `row`. The residual is read past
-// L1: this kernel may have written it.
+// What one thread adds to a sum: bias and residual of output n of row `row`.
 template <typename T>
 __device__ __forceinline__ float Addend(const LinearArgs& a, int row, int64_t n) {
   float sum = 0;
   if (a.bias != nullptr) sum += static_cast<float>(static_cast<const T*>(a.bias)[n]);
   if (a.residual != nullptr)
-    sum += static_cast<float>(__ldcg(static_cast<const T*>(a.residual) + row * a.n + n));
+    sum += static_cast<float>(static_cast<const T*>(a.residual)[row * a.n + n]);
   return sum;
 }
 

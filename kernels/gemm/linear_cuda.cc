@@ -123,16 +123,16 @@ absl::Status LinearSequenceCuda(const LinearSequenceArgs& args, const Stream& st
   const GemvGpu gpu = {.sm_count = current.sm_count, .shared_bytes = current.shared_bytes};
   absl::Span<const LinearArgs> left(args.products, static_cast<size_t>(args.count));
   while (!left.empty()) {
-    const int joined = current.is_sm90() ? PackedChainLength(gpu, left) : 0;
-    const size_t taken = joined >= 2 ? static_cast<size_t>(joined) : 1;
-    if (joined < 2) {
+    const PackedChainPlan plan = current.is_sm90() ? PlanPackedChain(gpu, left) : PackedChainPlan{};
+    if (plan.count < 2) {
       RETURN_IF_ERROR(LinearCuda(left.front(), stream));
-    } else {
-      for (const LinearArgs& a : left.first(taken))
-        RETURN_IF_ERROR(CheckLinear(a, Device::kCuda, gpu.sm_count));
-      RETURN_IF_ERROR(LaunchPackedChain(left.first(taken), gpu, stream.cuda));
+      left.remove_prefix(1);
+      continue;
     }
-    left.remove_prefix(taken);
+    const auto joined = left.first(static_cast<size_t>(plan.count));
+    for (const LinearArgs& a : joined) RETURN_IF_ERROR(CheckLinear(a, Device::kCuda, gpu.sm_count));
+    RETURN_IF_ERROR(LaunchPackedChain(joined, plan, stream.cuda));
+    left.remove_prefix(joined.size());
   }
   return absl::OkStatus();
 }

@@ -6,6 +6,9 @@ namespace tessera {
 namespace {
 
 constexpr int kLeastStages = 3;
+// Shared memory that is left to a block of the decode attention kernel (decode_few.cuh), so that
+// weights load while it runs.
+constexpr int64_t kOfAttention = 41 * 1024;
 
 PackedGemvProblem ProblemOf(const LinearArgs& a) {
   return {.t = a.t,
@@ -17,58 +20,70 @@ PackedGemvProblem ProblemOf(const LinearArgs& a) {
           .group = a.packed.group,
           .ragged = a.packed.group_of_step != nullptr,
           .zeros = a.packed.zeros != nullptr,
-          .large = true};
+          .joined = true};
 }
 
-bool Joins(const GemvGpu& gpu, const LinearArgs& a, const LinearArgs& first) {
+bool Serves(const GemvGpu& gpu, const LinearArgs& a) {
   if (a.packed.values == nullptr || a.t != 1 || a.n / kPackedTileRows < gpu.sm_count) return false;
   const PackedGemvProblem problem = ProblemOf(a);
-  return PackedGemvServes(problem) && PackedSegmentOf(problem) == PackedSegment::kBlock &&
-         a.dtype == first.dtype && a.packed.bits == first.packed.bits &&
-         (a.packed.zeros != nullptr) == (first.packed.zeros != nullptr);
+  return PackedGemvServes(problem) && PackedSegmentOf(problem) == PackedSegment::kBlock;
+}
+
+bool Follows(const LinearArgs& a, const LinearArgs& before) {
+  return a.x == before.y && a.k == before.n && before.n <= kPackedChainWidth &&
+         before.y_dtype == a.dtype && a.dtype == before.dtype &&
+         a.packed.bits == before.packed.bits &&
+         (a.packed.zeros != nullptr) == (before.packed.zeros != nullptr);
+}
+
+// The last of `before` that writes what `a` adds.
+int8_t ResidualFrom(const LinearArgs& a, absl::Span<const LinearArgs> before) {
+  if (a.residual == nullptr) return -1;
+  for (size_t i = before.size(); i-- > 0;)
+    if (before[i].y == a.residual) return static_cast<int8_t>(i);
+  return -1;
+}
+
+// Gives the products of a plan the same stages within `bytes` of shared memory; how many.
+int Share(PackedChainPlan& plan, int64_t bytes) {
+  const absl::Span<PackedGemvPlan> all(plan.products.data(), static_cast<size_t>(plan.count));
+  int stage_bytes = 0, sum_bytes = 0;
+  for (const PackedGemvPlan& each : all) {
+    stage_bytes = std::max(stage_bytes, each.stage_bytes);
+    sum_bytes = std::max(sum_bytes, each.sum_bytes);
+  }
+  int64_t behind = 0;
+  for (PackedGemvPlan& each : all) {
+    each.stage_bytes = stage_bytes;
+    each.sum_bytes = sum_bytes;
+    behind = std::max(behind, PackedGemvBehind(each));
+  }
+  const int64_t stage = int64_t{stage_bytes} + kPackedStageBarriers;
+  const auto stages =
+      static_cast<int>(std::min<int64_t>((bytes - behind) / stage, kPackedGemvMaxStages));
+  for (PackedGemvPlan& each : all) {
+    each.stages = stages;
+    each.early_stages = stages;
+    each.shared_bytes = stages * stage + behind;
+  }
+  return stages;
 }
 
 }  // namespace
 
-int PackedChainLength(const GemvGpu& gpu, absl::Span<const LinearArgs> products) {
-  size_t length = 0;
-  while (length < std::min<size_t>(products.size(), kPackedChainMost) &&
-         Joins(gpu, products[length], products[0]))
-    ++length;
-  for (; length >= 2; --length)
-    if (PlanPackedChain(gpu, products.first(length)).front().stages >= kLeastStages) break;
-  return static_cast<int>(length);
-}
-
-std::vector<PackedGemvPlan> PlanPackedChain(const GemvGpu& gpu,
-                                            absl::Span<const LinearArgs> products) {
-  std::vector<PackedGemvPlan> plans;
-  PackedGemvPlan most;
-  for (const LinearArgs& a : products) {
-    const PackedGemvPlan plan = PlanPackedGemv(gpu, ProblemOf(a));
-    most.stage_bytes = std::max(most.stage_bytes, plan.stage_bytes);
-    most.x_bytes = std::max(most.x_bytes, plan.x_bytes);
-    most.x_unit_bytes = std::max(most.x_unit_bytes, plan.x_unit_bytes);
-    most.norm_bytes = std::max(most.norm_bytes, plan.norm_bytes);
-    plans.push_back(plan);
+PackedChainPlan PlanPackedChain(const GemvGpu& gpu, absl::Span<const LinearArgs> products) {
+  PackedChainPlan plan;
+  const size_t most = std::min<size_t>(products.size(), kPackedChainMost);
+  for (size_t i = 0; i < most && Serves(gpu, products[i]); ++i) {
+    if (i > 0 && !Follows(products[i], products[i - 1])) break;
+    plan.products[i] = PlanPackedGemv(gpu, ProblemOf(products[i]));
+    plan.residual_from[i] = ResidualFrom(products[i], products.first(i));
+    ++plan.count;
   }
-  int64_t behind = 0;
-  for (PackedGemvPlan& plan : plans) {
-    plan.stage_bytes = most.stage_bytes;
-    plan.x_bytes = most.x_bytes;
-    plan.x_unit_bytes = most.x_unit_bytes;
-    plan.norm_bytes = most.norm_bytes;
-    behind = std::max(behind, PackedGemvBehind(plan, 1));
-  }
-  const int64_t stage = most.stage_bytes + kPackedStageBarriers;
-  const auto stages = static_cast<int>(
-      std::clamp<int64_t>((gpu.shared_bytes - behind) / stage, 1, kPackedGemvMaxStages));
-  for (PackedGemvPlan& plan : plans) {
-    plan.early_stages = std::clamp(plan.early_stages, 1, stages);
-    plan.stages = stages;
-    plan.shared_bytes = stages * stage + behind;
-  }
-  return plans;
+  while (plan.count >= 2 && Share(plan, gpu.shared_bytes - kOfAttention) < kLeastStages &&
+         Share(plan, gpu.shared_bytes) < kLeastStages)
+    --plan.count;
+  return plan;
 }
 
 }  // namespace tessera

@@ -10,50 +10,56 @@
 namespace tessera {
 namespace {
 
-constexpr int kCounters = 16;
-__device__ unsigned long long arrivals[kCounters];
+using packed_gemv::ChainExchange;
 
-// Counters go with workspaces: launches that may run at once have workspaces of their own.
-absl::StatusOr<unsigned long long*> CounterOf(const void* workspace) {
+constexpr int kExchanges = 8;
+__device__ ChainExchange exchanges[kExchanges];  // cleared before and after every launch
+
+// Exchanges go with workspaces: launches that may run at once have workspaces of their own.
+absl::StatusOr<ChainExchange*> ExchangeOf(const void* workspace) {
   static std::mutex mutex;
-  static std::array<const void*, kCounters> owners = {};
+  static std::array<const void*, kExchanges> owners = {};
   static size_t next = 0;
   void* all = nullptr;
-  RETURN_IF_CUDA_ERROR(cudaGetSymbolAddress(&all, arrivals), "packed chain: counters");
+  RETURN_IF_CUDA_ERROR(cudaGetSymbolAddress(&all, exchanges), "packed chain: exchanges");
   const std::lock_guard<std::mutex> lock(mutex);
   const auto* found = std::find(owners.begin(), owners.end(), workspace);
   if (found == owners.end()) {
     found = &owners[next];
     owners[next] = workspace;
-    next = (next + 1) % kCounters;
+    next = (next + 1) % kExchanges;
   }
-  return static_cast<unsigned long long*>(all) + (found - owners.begin());
+  return static_cast<ChainExchange*>(all) + (found - owners.begin());
 }
 
 }  // namespace
 
-absl::Status LaunchPackedChain(absl::Span<const LinearArgs> products, const GemvGpu& gpu,
+absl::Status LaunchPackedChain(absl::Span<const LinearArgs> products, const PackedChainPlan& plan,
                                cudaStream_t stream) {
-  const std::vector<PackedGemvPlan> plans = PlanPackedChain(gpu, products);
   packed_gemv::ChainParams params;
-  params.count = static_cast<int>(products.size());
-  for (size_t i = 0; i < products.size(); ++i) params.products[i] = {products[i], plans[i]};
-  ASSIGN_OR_RETURN(params.arrivals, CounterOf(products.front().workspace));
+  params.count = plan.count;
+  for (size_t i = 0; i < static_cast<size_t>(plan.count); ++i) {
+    params.products[i] = {products[i], plan.products[i]};
+    params.residual_from[i] = plan.residual_from[i];
+  }
+  ASSIGN_OR_RETURN(params.exchange, ExchangeOf(products.front().workspace));
   const LinearArgs& first = products.front();
+  const PackedGemvPlan& shape = plan.products.front();
   const bool zeros = first.packed.zeros != nullptr;
   const packed_gemv::ChainFn kernel = first.dtype == DType::kBf16
                                           ? packed_gemv::ChainBf16(first.packed.bits, zeros)
                                           : packed_gemv::ChainF16(first.packed.bits, zeros);
+  const auto shared = static_cast<size_t>(shape.shared_bytes);
   RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            static_cast<int>(gpu.shared_bytes)),
+                                            static_cast<int>(shared)),
                        "packed chain: shared memory");
   RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                             cudaSharedmemCarveoutMaxShared),
                        "packed chain: shared memory carve-out");
   return LaunchDependent("packed chain launch", kernel,
-                         {.grid = dim3(static_cast<unsigned>(gpu.sm_count)),
+                         {.grid = dim3(static_cast<unsigned>(shape.blocks)),
                           .block = dim3(kPackedGemvThreads),
-                          .shared_bytes = static_cast<size_t>(plans.front().shared_bytes),
+                          .shared_bytes = shared,
                           .stream = stream},
                          params);
 }

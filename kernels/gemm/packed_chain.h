@@ -1,8 +1,9 @@
 // Products over packed weights of one row of x each, one after the other in one launch: weights of
-// the next load while one ends.
+// the next load while one ends, and what one computes is handed to the next without a barrier.
 #pragma once
 
-#include <vector>
+#include <array>
+#include <cstdint>
 
 #include <absl/status/status.h>
 #include <absl/types/span.h>
@@ -13,18 +14,24 @@
 namespace tessera {
 
 inline constexpr int kPackedChainMost = 4;
+inline constexpr int64_t kPackedChainWidth =
+    32 * 1024;  // elements that a product hands on, at most
 
-// How many of `products`, from the first on, one launch takes; below 2: none.
-int PackedChainLength(const GemvGpu& gpu, absl::Span<const LinearArgs> products);
+// How the first products of a sequence go in one launch.
+struct PackedChainPlan {
+  int count = 0;  // of products; below 2: none
+  // Stages, and where sums and x lie in shared memory, are the same in all.
+  std::array<PackedGemvPlan, kPackedChainMost> products;
+  std::array<int8_t, kPackedChainMost> residual_from = {};  // the product whose y is one's
+                                                            // residual, or -1
+};
 
-// Plans for products that one launch takes: stages, and where things lie in shared memory, are the
-// same in all.
-std::vector<PackedGemvPlan> PlanPackedChain(const GemvGpu& gpu,
-                                            absl::Span<const LinearArgs> products);
+// The longest chain that `products` start with: each but the first has the one before's y as x.
+PackedChainPlan PlanPackedChain(const GemvGpu& gpu, absl::Span<const LinearArgs> products);
 
-// Enqueues 2 to PackedChainLength() checked products, as LinearCuda would one after the other. All
-// blocks run at once, one a multiprocessor. kInternal: the launch was refused.
-absl::Status LaunchPackedChain(absl::Span<const LinearArgs> products, const GemvGpu& gpu,
+// Enqueues the plan's products, checked, as LinearCuda would one after the other. All blocks run at
+// once, one a multiprocessor. kInternal: the launch was refused.
+absl::Status LaunchPackedChain(absl::Span<const LinearArgs> products, const PackedChainPlan& plan,
                                cudaStream_t stream);
 
 }  // namespace tessera

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/gemm/packed_chain.h"
+#include "kernels/gemm/packed_chain_exchange.cuh"
 #include "kernels/gemm/packed_gemv_kernel.cuh"
 
 namespace tessera {
@@ -10,75 +11,87 @@ namespace packed_gemv {
 
 struct ChainParams {
   Params products[kPackedChainMost];
+  int8_t residual_from[kPackedChainMost];  // the product whose y is the residual, or -1
   int count = 0;
-  unsigned long long* arrivals = nullptr;  // of blocks at barriers of the grid, ever
+  ChainExchange* exchange = nullptr;
 };
 
-// A barrier of all blocks of the grid, which are all resident. One thread of a block at a time.
-class GridBarrier {
+// A block's view of the exchange.
+class ChainMail {
  public:
-  __device__ explicit GridBarrier(unsigned long long* arrivals) : arrivals_(arrivals) {}
+  // After the wait for the previous kernel.
+  __device__ __forceinline__ explicit ChainMail(const ChainParams& chain)
+      : chain_(chain), launch_(*const_cast<volatile uint32_t*>(&chain.exchange->launches)) {}
 
-  // What the block wrote before is seen by those that Wait().
-  __device__ __forceinline__ void Arrive() {
-    __threadfence();
-    const unsigned long long blocks = gridDim.x, before = atomicAdd(arrivals_, 1ull);
-    all_ = (before / blocks + 1) * blocks;
+  __device__ __forceinline__ Links Of(int product) const {
+    auto& sent = chain_.exchange->sent[launch_ % 2];
+    const int residual = chain_.residual_from[product];
+    return {.x = product > 0 ? sent[product - 1] : nullptr,
+            .residual = residual >= 0 ? sent[residual] : nullptr,
+            .y = product + 1 < chain_.count ? sent[product] : nullptr};
   }
-  __device__ __forceinline__ void Wait() const {
-    unsigned long long seen = 0;
-    do {
-      asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(seen) : "l"(arrivals_) : "memory");
-    } while (seen < all_);
+  // By all multiplying warps: clears what the launch before sent.
+  __device__ __forceinline__ void ClearOther() const {
+    auto* const other = reinterpret_cast<uint4*>(chain_.exchange->sent[(launch_ + 1) % 2]);
+    constexpr int kPieces = static_cast<int>(sizeof(ChainExchange::Sent) / sizeof(uint4));
+    const auto blocks = static_cast<int>(gridDim.x);
+    for (int i = static_cast<int>(threadIdx.x) * blocks + static_cast<int>(blockIdx.x); i < kPieces;
+         i += kPackedGemvWarps * kWarp * blocks)
+      other[i] = {};
   }
+  // By one thread of the grid, when all blocks have sent something.
+  __device__ __forceinline__ void End() const { chain_.exchange->launches = launch_ + 1; }
 
  private:
-  unsigned long long* const arrivals_;
-  unsigned long long all_ = 0;
+  const ChainParams& chain_;
+  const uint32_t launch_;
 };
 
-// The loading warps run on from product to product; the others meet at a barrier of the grid
-// between two. Grid: a block each multiprocessor; block kPackedGemvThreads.
+// The loading warps run on from product to product. Grid: a block each multiprocessor, all at once;
+// block kPackedGemvThreads.
 template <typename T, int kBits, bool kZeros>
-__global__ void __launch_bounds__(kPackedGemvThreads, 1)
+__global__ void __maxnreg__(88)
     ChainKernel(const __grid_constant__ ChainParams chain) {
   constexpr PackedGemvForm kForm = PackedGemvForm::kLarge;
   constexpr PackedSegment kSegment = PackedSegment::kBlock;
   using Ring = StageRing<kBits, kSegment, kForm>;
   extern __shared__ __align__(128) char memory[];
   LetNextStart();
-  const Shared<kForm> shared(chain.products[0], memory);  // as of every product
   const int loader = WarpIndex() - kPackedGemvWarps;
-  GridBarrier grid(chain.arrivals);
+  const Shared<kForm> shared(chain.products[0], memory);  // the ring is that of every product
   const BlockWork first(chain.products[0].plan);
   Ring ring(chain.products[0], first, SharedAddress(shared.ring), SharedAddress(shared.barriers),
             nullptr);
   if (loader == 0 && LaneIndex() == 0) ring.Init();
   __syncthreads();
+  if (loader >= 0) {
+    for (int i = 0; i < chain.count; ++i) {
+      const BlockWork block(chain.products[i].plan);
+      Ring mine(chain.products[i], block, SharedAddress(shared.ring),
+                SharedAddress(shared.barriers), nullptr);
+      mine.GoOnFrom(ring);
+      mine.LoadAll(loader == 0);
+      ring.GoOnFrom(mine);
+    }
+    return;
+  }
+  for (int i = 0; i < chain.count; ++i) TouchParams(chain.products[i]);
+  WaitForPrevious();
+  const ChainMail mail(chain);
   for (int i = 0; i < chain.count; ++i) {
     const Params& p = chain.products[i];
     const BlockWork block(p.plan);
     const Shared<kForm> of_product(p, memory);
-    Ring mine(p, block, SharedAddress(shared.ring), SharedAddress(shared.barriers), nullptr);
-    mine.GoOnFrom(ring);
-    if (loader >= 0) {
-      mine.LoadAll(loader == 0);
-    } else {
-      MultiplyAll<T, kBits, kSegment, kZeros, kForm, true>(p, block, of_product, mine, i == 0, [&] {
-        if (i == 0) {
-          WaitForPrevious();
-        } else {
-          if (threadIdx.x == 0) grid.Wait();
-          NamedWait<kPackedGemvWarps * kWarp>(kMultiplyBarrier);
-        }
-      });
-      if (i + 1 < chain.count) {
-        NamedWait<kPackedGemvWarps * kWarp>(kMultiplyBarrier);  // all outputs are written
-        if (threadIdx.x == 0) grid.Arrive();
-      }
-    }
-    ring.GoOnFrom(mine);
+    const Links links = mail.Of(i);
+    ChainX<T, kBits> x(p, links, of_product.xs, of_product.norm_weight, of_product.units);
+    const OutputWriter<kForm, ChainPlace<T>> outputs(p, block, of_product.squares, {p.args, links});
+    MultiplyAll<kBits, kSegment, kZeros, kForm>(p, of_product, ring, x, outputs, [&] {
+      x.Start();
+      if (i == 0 && threadIdx.x == 0) ring.AllowAll();
+    });
+    if (i == 0) mail.ClearOther();
   }
+  if (blockIdx.x == 0 && threadIdx.x == 0) mail.End();
 }
 
 using ChainFn = void (*)(ChainParams);

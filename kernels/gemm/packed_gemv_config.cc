@@ -45,7 +45,7 @@ PackedGemvForm FormOf(const PackedGemvProblem& p) {
   using enum PackedGemvForm;
   if (p.t > 1) return kWide;
   const int64_t bytes = Parts(p) * p.n * PackedRowBytes(p.bits, p.k);
-  return p.large || bytes >= kLargeBytes || p.k > kSmallK ? kLarge : kSmall;
+  return p.joined || bytes >= kLargeBytes || p.k > kSmallK ? kLarge : kSmall;
 }
 
 void SetStage(PackedGemvPlan& plan, const PackedGemvProblem& p) {
@@ -66,9 +66,6 @@ void SetGroups(PackedGemvPlan& plan, const PackedGemvProblem& p) {
   plan.group_magic = d == 1 ? 0 : static_cast<uint32_t>(((uint64_t{1} << 32) + d - 1) / d);
 }
 
-// Bytes of a strip's sums.
-int64_t StripPartials(int64_t t) { return kPackedGemvWarps * t * kPackedStripRows * kFloatBytes; }
-
 }  // namespace
 
 PackedSegment PackedSegmentOf(const PackedGemvProblem& p) {
@@ -76,11 +73,9 @@ PackedSegment PackedSegmentOf(const PackedGemvProblem& p) {
   return GroupOf(p) >= PackedBlock(p.bits) ? PackedSegment::kBlock : PackedSegment::kTwoSteps;
 }
 
-int64_t PackedGemvBehind(const PackedGemvPlan& plan, int64_t t) {
-  const int64_t squares = t * kPackedGemvWarps * kFloatBytes;
-  const int64_t partials = StripPartials(t) * plan.batch * (plan.strips > plan.batch ? 2 : 1);
-  const int64_t behind =
-      kPackedReadyBytes + plan.x_bytes + plan.norm_bytes + plan.x_unit_bytes + squares + partials;
+int64_t PackedGemvBehind(const PackedGemvPlan& plan) {
+  const int64_t behind = int64_t{kPackedReadyBytes} + plan.sum_bytes + plan.x_bytes +
+                         plan.norm_bytes + plan.x_unit_bytes;
   // What stands in for tiles of the last stage is read too.
   return std::max<int64_t>(behind, kFullStage - plan.stage_bytes);
 }
@@ -105,15 +100,21 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.rounds = Int(CeilDiv(plan.chunks, kPackedGemvWarps));
   SetStage(plan, p);
   SetGroups(plan, p);
-  plan.x_bytes = Int(plan.chunks * p.t * PackedXChunk(p.bits));
-  plan.x_unit_bytes = Int(plan.chunks * p.t * kFloatBytes);
+  plan.x_places = plan.chunks;
+  if (p.joined && plan.strips == 1)
+    plan.x_places = std::min(plan.chunks, kPackedXTogether * kPackedGemvWarps);
+  plan.x_bytes = Int(plan.x_places * p.t * PackedXChunk(p.bits));
+  plan.x_unit_bytes = Int(plan.x_places * p.t * kFloatBytes);
   plan.norm_bytes = Int(p.normed ? plan.chunks * PackedBlock(p.bits) * kHalfBytes : 0);
 
-  plan.batch = Int(std::clamp<int64_t>(kBatchBytes / StripPartials(p.t), 1, plan.strips));
+  const int64_t strip_sums = kPackedGemvWarps * p.t * kPackedStripRows * kFloatBytes;
+  plan.batch = Int(std::clamp<int64_t>(kBatchBytes / strip_sums, 1, plan.strips));
+  const int64_t sums = strip_sums * plan.batch * (plan.strips > plan.batch ? 2 : 1);
+  plan.sum_bytes = Int(AlignUp(p.t * kPackedGemvWarps * kFloatBytes + sums, 16));
   const int64_t needed = int64_t{plan.strips} * plan.rounds;
   const int64_t stage = plan.stage_bytes + kPackedStageBarriers;
   const int64_t behind =
-      PackedGemvBehind(plan, p.t) + (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
+      PackedGemvBehind(plan) + (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
   const auto stages_in = [&](int64_t bytes) {
     return std::min<int64_t>(
         {(std::min(bytes, gpu.shared_bytes) - behind) / stage, needed, kPackedGemvMaxStages});

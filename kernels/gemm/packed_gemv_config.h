@@ -28,6 +28,7 @@ inline constexpr int kPackedGemvPairs = 2;  // of tiles of 8 rows of w in a stri
 inline constexpr int kPackedXDigits = 3;
 constexpr int PackedXSlot(int bits) { return bits == 4 ? 128 : 64; }
 constexpr int PackedXChunk(int bits) { return kPackedXDigits * PackedXSlot(bits); }  // of a row
+inline constexpr int kPackedXTogether = 2;  // chunks of a warp whose digits are made together
 
 struct PackedGemvProblem {
   int64_t t = 0, n = 0, k = 0;  // as in LinearArgs; n a multiple of 8, k of 16
@@ -36,7 +37,9 @@ struct PackedGemvProblem {
   int64_t group = 0;  // as in PackedWeight
   bool ragged = false;
   bool zeros = false;
-  bool large = false;  // take a whole multiprocessor whatever the size, where t = 1
+  // One of several products of a kernel, t = 1: takes a whole multiprocessor whatever its size, and
+  // keeps no more of x than it needs.
+  bool joined = false;
 };
 
 // How many steps of 16 k share a row of scales: a whole block of 64 bytes, two, or one.
@@ -68,14 +71,16 @@ struct PackedGemvPlan {
   int chunk_rows = 1;                            // rows of scales and zeros of a chunk that differ
   int scale_offset = 0, zero_offset = 0;         // in a stage
   uint32_t chunks_a_group = 1, group_magic = 0;  // chunk / chunks_a_group, by multiplication
+  int x_places = 0;                              // chunks of x kept at once
   int x_bytes = 0, x_unit_bytes = 0;             // of x in shared memory
   int norm_bytes = 0;                            // of the norm's weight there
   int batch = 1;                                 // strips between two barriers
+  int sum_bytes = 0;                             // of sums in shared memory
   int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
 };
 
 // Bytes of a block's shared memory behind its stages, but for ragged groups.
-int64_t PackedGemvBehind(const PackedGemvPlan& plan, int64_t t);
+int64_t PackedGemvBehind(const PackedGemvPlan& plan);
 
 PackedSegment PackedSegmentOf(const PackedGemvProblem& problem);
 

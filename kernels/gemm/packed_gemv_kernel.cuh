@@ -21,19 +21,20 @@ struct Shared {
     const int t = RowsOf<kForm>(p);
     ring = memory;
     barriers = ring + plan.stages * plan.stage_bytes;
-    xs = barriers + plan.stages * kPackedStageBarriers + kPackedReadyBytes;
-    norm_weight = xs + plan.x_bytes;
-    units = reinterpret_cast<float*>(norm_weight + plan.norm_bytes);
-    squares = units + plan.x_unit_bytes / 4;
+    squares =
+        reinterpret_cast<float*>(barriers + plan.stages * kPackedStageBarriers + kPackedReadyBytes);
     partials = squares + t * kPackedGemvWarps;
     buffer_floats = kPackedGemvWarps * plan.batch * t * kPackedStripRows;
-    steps =
-        reinterpret_cast<uint16_t*>(partials + buffer_floats * (plan.strips > plan.batch ? 2 : 1));
+    xs = reinterpret_cast<char*>(squares) + plan.sum_bytes;
+    norm_weight = xs + plan.x_bytes;
+    units = reinterpret_cast<float*>(norm_weight + plan.norm_bytes);
+    steps = reinterpret_cast<uint16_t*>(units + plan.x_unit_bytes / 4);
   }
-  char *ring, *barriers, *xs, *norm_weight;
-  float *units, *squares;  // of x's digits of each chunk and row; of each row and warp
-  int buffer_floats;       // of one buffer of partial sums
-  float* partials;
+  char *ring, *barriers;
+  float *squares, *partials;  // of each row and warp; of strips, in one or two buffers
+  int buffer_floats;          // of one of these
+  char *xs, *norm_weight;
+  float* units;  // of x's digits of each chunk and row
   uint16_t* steps;
 };
 
@@ -53,27 +54,19 @@ __device__ __forceinline__ void TouchParams(const Params& p) {
 // What the multiplying warps do: each takes one chunk of every stage and multiplies it by x on the
 // tensor cores. Their sums of a batch of strips meet in shared memory and are added in the order of
 // the warps.
-// `wait` waits until x may be read; `first_product`: the first of the kernel; kPastL1 as in
-// XKeeper.
-template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm,
-          bool kPastL1, typename Wait>
-__device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& block,
-                                            const Shared<kForm>& shared,
-                                            StageRing<kBits, kSegment, kForm>& ring,
-                                            bool first_product, const Wait& wait) {
+// `start` waits until inputs may be read and starts to read x.
+template <int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm, typename X,
+          typename Outputs, typename Start>
+__device__ __forceinline__ void MultiplyAll(const Params& p, const Shared<kForm>& shared,
+                                            StageRing<kBits, kSegment, kForm>& ring, X& x,
+                                            const Outputs& outputs, const Start& start) {
   constexpr bool kWide = PackedGemvWide(kForm);
   constexpr int kWarps = kPackedGemvWarps;
   const PackedGemvPlan& plan = p.plan;
   const int warp = WarpIndex(), t = RowsOf<kForm>(p);
-  const OutputWriter<T, kForm> outputs(p, block, shared.squares);
-  using X = XKeeper<T, kBits, kForm, kPastL1>;
-  const X x(p, shared.xs, shared.norm_weight, shared.units);
   const ChunkProduct<kBits, kSegment, kZeros, kForm> product(p);
-  TouchParams(p);
-  wait();
-  x.Start();
-  if (first_product && threadIdx.x == 0) ring.AllowAll();
-  const float addend = outputs.FirstAddend();
+  start();
+  const auto addend = outputs.FirstAddend();
   x.WaitForFirst();
   if (kWide) {
     x.WaitForAll();
@@ -104,6 +97,7 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const BlockWork& bl
         if (mine) product.Add(stage, x.At(chunk), sums);
         ring.Release();
       }
+      if (X::kSeveralProducts && strip == 0) NamedWait<kWarps * kWarp>(kMultiplyBarrier);
       sums.Store(outputs.SumsOf(buffer, strip - first), t, kWarps * kPackedStripRows);
       if (!kWide && strip == 0) outputs.KeepSquares(0, squares);
     }
@@ -138,8 +132,14 @@ __global__ void __launch_bounds__(kPackedGemvThreads, PackedGemvResident(kForm))
   if (loader >= 0) {
     ring.LoadAll(loader == 0);
   } else {
-    MultiplyAll<T, kBits, kSegment, kZeros, kForm, false>(p, block, shared, ring, true,
-                                                          [] { WaitForPrevious(); });
+    XKeeper<T, kBits, kForm> x(p, shared.xs, shared.norm_weight, shared.units);
+    const OutputWriter<kForm, OutputPlace<T>> outputs(p, block, shared.squares, {p.args});
+    TouchParams(p);
+    MultiplyAll<kBits, kSegment, kZeros, kForm>(p, shared, ring, x, outputs, [&] {
+      WaitForPrevious();
+      x.Start();
+      if (threadIdx.x == 0) ring.AllowAll();
+    });
   }
 }
 

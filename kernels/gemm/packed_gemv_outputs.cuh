@@ -11,17 +11,33 @@
 namespace tessera {
 namespace packed_gemv {
 
+// What is added to outputs and where they go: what LinearArgs say.
+template <typename T>
+struct OutputPlace {
+  using Loading = float;  // what is added, maybe still under way
+  __device__ __forceinline__ Loading LoadAddend(int row, int64_t n) const {
+    return Addend<T>(args, row, n);
+  }
+  __device__ __forceinline__ float Loaded(Loading addend, int, int64_t) const { return addend; }
+  __device__ __forceinline__ void Store(int row, int64_t n, float sum) const {
+    StoreOutput<T>(args, row, n, sum);
+  }
+  const LinearArgs& args;
+};
+
 // Writes the outputs of batches of strips. A warp takes a strip's outputs of one row of x at a
 // time.
-template <typename T, PackedGemvForm kForm>
+template <PackedGemvForm kForm, typename Place>
 class OutputWriter {
   static constexpr int kWarps = kPackedGemvWarps;
   static constexpr int kFloats = kPackedStripRows;
 
  public:
   // `squares` has room for a sum of squares of x for each row and warp.
-  __device__ __forceinline__ OutputWriter(const Params& p, const BlockWork& block, float* squares)
-      : a_(p.args),
+  __device__ __forceinline__ OutputWriter(const Params& p, const BlockWork& block, float* squares,
+                                          const Place& place)
+      : place_(place),
+        a_(p.args),
         plan_(p.plan),
         block_(block),
         squares_(squares),
@@ -35,10 +51,10 @@ class OutputWriter {
   }
 
   // What is added to this thread's first output; after the wait for the previous kernel.
-  __device__ __forceinline__ float FirstAddend() const {
+  __device__ __forceinline__ typename Place::Loading FirstAddend() const {
     const int strip = t_ == 1 ? warp_ : warp_ / t_;
-    if (strip >= min(plan_.batch, plan_.strips) || LaneIndex() >= Width(strip)) return 0;
-    return Addend<T>(a_, warp_ - strip * t_, Output(strip, LaneIndex()));
+    if (strip >= min(plan_.batch, plan_.strips) || LaneIndex() >= Width(strip)) return {};
+    return place_.LoadAddend(warp_ - strip * t_, Output(strip, LaneIndex()));
   }
 
   // Keeps the sum over the warp's lanes of what they have of the squares of a row of x.
@@ -51,14 +67,15 @@ class OutputWriter {
   // Adds the warps' sums of strips [strip, end) in the order of the warps. After a barrier behind
   // the sums.
   __device__ __forceinline__ void Write(int strip, int end, const float* partials,
-                                        float first_addend) const {
+                                        typename Place::Loading first_addend) const {
     ForOutputs(
         strip, end,
         [&](int row, int of_strip, int output, const float* at, float norm) {
           const float sum = Collect(at) * norm;
           const int64_t n = Output(of_strip, output);
           const bool is_first = of_strip * t_ + row == warp_ && output < kWarp;
-          StoreOutput<T>(a_, row, n, sum + (is_first ? first_addend : Addend<T>(a_, row, n)));
+          const auto addend = is_first ? first_addend : place_.LoadAddend(row, n);
+          place_.Store(row, n, sum + place_.Loaded(addend, row, n));
         },
         partials);
   }
@@ -68,7 +85,7 @@ class OutputWriter {
         [&](int row, int of_strip, int output, const float* at, float norm) {
           const float gate = Collect(at) * norm;
           const float up = Collect(at + kFloats / 2) * norm;
-          StoreOutput<T>(a_, row, Output(of_strip, output), Silu(gate) * up);
+          place_.Store(row, Output(of_strip, output), Silu(gate) * up);
         },
         partials);
   }
@@ -109,6 +126,7 @@ class OutputWriter {
     return sum;
   }
 
+  const Place place_;
   const LinearArgs& a_;
   const PackedGemvPlan& plan_;
   const BlockWork& block_;

@@ -136,11 +136,12 @@ struct XPlace {
   uint32_t digits, units;  // of the first row
 };
 
-// Keeps the digits of all rows of x, [chunks][t]. Each multiplying warp makes those of the chunks
-// that it multiplies: no other reads them.
-// kPastL1: x may have been written by this kernel's other blocks.
-template <typename T, int kBits, PackedGemvForm kForm, bool kPastL1>
-class XKeeper {
+// The digits of rows of x, [places][t]. Each multiplying warp makes those of the chunks that it
+// multiplies: no other reads them. A chunk has a place of its own or, in a kernel of several
+// products, may get that of one that is done with.
+template <typename T, int kBits, PackedGemvForm kForm, bool kAgain>
+class XDigits {
+ protected:
   using Layout = XLayout<kBits>;
   static constexpr int kWarps = kPackedGemvWarps;
   static constexpr int kBlock = static_cast<int>(PackedBlock(kBits));
@@ -148,7 +149,7 @@ class XKeeper {
   static constexpr int kAtOnce = kWarp / kPieces;
 
  public:
-  __device__ __forceinline__ XKeeper(const Params& p, char* xs, char* norm_weight, float* units)
+  __device__ __forceinline__ XDigits(const Params& p, char* xs, char* norm_weight, float* units)
       : p_(p),
         warp_(WarpIndex()),
         t_(RowsOf<kForm>(p)),
@@ -161,26 +162,8 @@ class XKeeper {
   }
 
   // Chunks of a warp whose digits are made together.
-  static constexpr int kTogether = 2;
-
-  // Starts to copy x, zeros past k, the warp's first chunks ahead of the others; after the wait for
-  // the previous kernel.
-  __device__ __forceinline__ void Start() const {
-    const int near = warp_ + kTogether * kWarps;
-    CopyRows(warp_, min(near, p_.plan.chunks));
-    CommitCopies();
-    CopyRows(near, p_.plan.chunks);
-    CommitCopies();
-  }
-  // Waits for what the warp copies: its first chunks or all.
-  __device__ __forceinline__ void WaitForFirst() const {
-    WaitForCopies<1>();
-    __syncwarp();
-  }
-  __device__ __forceinline__ void WaitForAll() const {
-    WaitForCopies<0>();
-    __syncwarp();
-  }
+  static constexpr int kTogether = kPackedXTogether;
+  static constexpr bool kSeveralProducts = kAgain;
 
   // Makes the digits of a row of kTogether chunks of the warp, as far as they exist, from `chunk`
   // on. A barrier of the warp comes after it.
@@ -205,15 +188,11 @@ class XKeeper {
   }
 
   __device__ __forceinline__ XPlace At(int chunk) const {
+    if (kAgain && p_.plan.x_places < p_.plan.chunks) chunk %= kTogether * kWarps;
     return {xs_ + chunk * (t_ * Layout::kChunk), units_ + chunk * (t_ * 4)};
   }
 
- private:
-  __device__ __forceinline__ void CopyRows(int chunk, int end) const {
-    for (int row = 0; row < t_; ++row)
-      Copy(static_cast<const T*>(p_.args.x) + row * p_.args.k, xs_ + row * Layout::kChunk,
-           t_ * Layout::kChunk, chunk, end);
-  }
+ protected:
   // Copies this warp's chunks of a row from `chunk` to `end`; chunk i goes i * stride behind `to`.
   __device__ __forceinline__ void Copy(const T* from, uint32_t to, int stride, int chunk,
                                        int end) const {
@@ -221,12 +200,7 @@ class XKeeper {
     for (chunk += LaneIndex() / kPieces * kWarps; chunk < end; chunk += kAtOnce * kWarps) {
       const int k = chunk * kBlock + piece * 8;
       const bool valid = k < static_cast<int>(p_.args.k);
-      const uint32_t place = to + chunk * stride + piece * 16;
-      if (kPastL1) {
-        CopyAsync16L2(place, from + (valid ? k : 0), valid);
-      } else {
-        CopyAsync16L1(place, from + (valid ? k : 0), valid);
-      }
+      CopyAsync16L1(to + chunk * stride + piece * 16, from + (valid ? k : 0), valid);
     }
   }
 
@@ -234,6 +208,43 @@ class XKeeper {
   const ChunkDigits<T, kBits> digits_;
   const int warp_, t_;
   const uint32_t xs_, norm_weight_, units_;
+};
+
+// All of x: each warp copies its chunks to where their digits will be.
+template <typename T, int kBits, PackedGemvForm kForm>
+class XKeeper : public XDigits<T, kBits, kForm, false> {
+  using Digits = XDigits<T, kBits, kForm, false>;
+  using Digits::kWarps, Digits::p_, Digits::warp_, Digits::t_, Digits::xs_;
+  using typename Digits::Layout;
+
+ public:
+  using Digits::Digits;
+
+  // Starts to copy x, zeros past k, the warp's first chunks ahead of the others; after the wait for
+  // the previous kernel.
+  __device__ __forceinline__ void Start() const {
+    const int near = warp_ + Digits::kTogether * kWarps;
+    CopyRows(warp_, min(near, p_.plan.chunks));
+    CommitCopies();
+    CopyRows(near, p_.plan.chunks);
+    CommitCopies();
+  }
+  // Waits for what the warp copies: its first chunks or all.
+  __device__ __forceinline__ void WaitForFirst() const {
+    WaitForCopies<1>();
+    __syncwarp();
+  }
+  __device__ __forceinline__ void WaitForAll() const {
+    WaitForCopies<0>();
+    __syncwarp();
+  }
+
+ private:
+  __device__ __forceinline__ void CopyRows(int chunk, int end) const {
+    for (int row = 0; row < t_; ++row)
+      this->Copy(static_cast<const T*>(p_.args.x) + row * p_.args.k, xs_ + row * Layout::kChunk,
+                 t_ * Layout::kChunk, chunk, end);
+  }
 };
 
 }  // namespace packed_gemv
