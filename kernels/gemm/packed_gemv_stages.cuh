@@ -60,58 +60,81 @@ struct PartTiles {
   int from, count;  // the count may be below 0
 };
 
-// Copies of scales and zeros into a stage, by all lanes of a warp.
+// Copies of scales and zeros into stages, by all lanes of a warp. A lane has one tile of every
+// strip and, of its rows of scales, every kLaneRows-th.
 template <int kBits, PackedSegment kSegment>
 class ScaleCopier {
   static constexpr int kZeroBytes = kTileRows * kBits / 8;
+  static constexpr int kStripTiles = 2 * kTiles;
+  static constexpr int kLaneRows = kWarp / kStripTiles;
 
  public:
   // `steps` is group_of_step.
-  __device__ ScaleCopier(const Params& p, const uint16_t* steps) : p_(p), steps_(steps) {}
+  __device__ ScaleCopier(const Params& p, const uint16_t* steps)
+      : p_(p), last_group_(static_cast<int>(p.args.packed.groups) - 1), steps_(steps) {}
 
-  // Starts to copy those of chunks [chunk, chunk + count) for a strip's `tiles` tiles from tile
-  // `first` on, to places `place` and on of the stage at `stage`.
-  __device__ __forceinline__ void Copy(uint32_t stage, int first, int tiles, int chunk, int place,
-                                       int count) const {
+  // The strip of tiles [first, first + tiles) is the next to be copied from.
+  __device__ __forceinline__ void StartStrip(int first, int tiles) {
     const PackedWeight& w = p_.args.packed;
+    const int part = LaneIndex() % kStripTiles / kTiles, tile = LaneIndex() % kTiles;
+    const PartTiles of(p_.args, first, tiles, part);
+    has_tile_ = tile < of.count;
+    const int row_of_w = (of.from + tile) * kTileRows;
+    scales_ = static_cast<const char*>(w.scales) + row_of_w * 2;
+    zeros_ =
+        w.zeros == nullptr ? nullptr : static_cast<const char*>(w.zeros) + row_of_w * kBits / 8;
+  }
+
+  // Starts to copy those of chunks [chunk, chunk + count), kMost at most, to places `place` and on
+  // of the stage at `stage`.
+  template <int kMost>
+  __device__ __forceinline__ void Copy(uint32_t stage, int chunk, int place, int count) const {
     const int chunk_rows = kSegment == PackedSegment::kBlock ? 1 : p_.plan.chunk_rows;
-    count = min(count, p_.plan.chunks - chunk) * chunk_rows;
-    for (int i = LaneIndex(); i < count * 2 * kTiles; i += kWarp) {
-      const int row = i / (2 * kTiles), part = i / kTiles % 2, tile = i % kTiles;
-      const PartTiles of(p_.args, first, tiles, part);
-      if (tile >= of.count) continue;
-      const int64_t group = Group(chunk + row / chunk_rows, row % chunk_rows);
-      const int row_of_w = (of.from + tile) * kTileRows;
-      const int slot = (place * chunk_rows + row) * 2 * kTiles + part * kTiles + tile;
-      CopyAsync16(stage + p_.plan.scale_offset + slot * (kTileRows * 2),
-                  static_cast<const char*>(w.scales) + (group * w.n + row_of_w) * 2, true);
-      if (w.zeros == nullptr) continue;
-      const char* const from = static_cast<const char*>(w.zeros) +
-                               group * PackedZeroStride(kBits, w.n) + row_of_w * kBits / 8;
-      const uint32_t zeros = stage + p_.plan.zero_offset + slot * kZeroBytes;
-      CopyAsync4(zeros, from);
-      if (kBits == 8) CopyAsync4(zeros + 4, from + 4);
+    const int rows = has_tile_ ? min(count, p_.plan.chunks - chunk) * chunk_rows : 0;
+    const int lane_row = LaneIndex() / kStripTiles;
+    const int slot = (place * chunk_rows + lane_row) * kStripTiles + LaneIndex() % kStripTiles;
+    uint32_t to = stage + p_.plan.scale_offset + slot * (kTileRows * 2);
+    uint32_t zeros_to = stage + p_.plan.zero_offset + slot * kZeroBytes;
+    const auto copy = [&](int row) {
+      const int64_t group = Group(chunk, row);
+      CopyAsync16(to, scales_ + group * (p_.args.packed.n * 2), true);
+      if (zeros_ != nullptr) {
+        const char* const from = zeros_ + group * PackedZeroStride(kBits, p_.args.packed.n);
+        CopyAsync4(zeros_to, from);
+        if (kBits == 8) CopyAsync4(zeros_to + 4, from + 4);
+      }
+      to += kLaneRows * kStripTiles * (kTileRows * 2);
+      zeros_to += kLaneRows * kStripTiles * kZeroBytes;
+    };
+    if constexpr (kSegment == PackedSegment::kBlock) {
+#pragma unroll
+      for (int i = 0; i < (kMost + kLaneRows - 1) / kLaneRows; ++i)
+        if (lane_row + i * kLaneRows < rows) copy(lane_row + i * kLaneRows);
+    } else {
+      for (int row = lane_row; row < rows; row += kLaneRows) copy(row);
     }
   }
 
  private:
-  // Of row `row` of a chunk's.
+  // Of row `row` of those from chunk `chunk` on.
   __device__ __forceinline__ int Group(int chunk, int row) const {
     int group;
     if constexpr (kSegment == PackedSegment::kBlock) {
-      group = static_cast<int>(p_.plan.chunks_a_group == 1 ? chunk
-                                                           : __umulhi(chunk, p_.plan.group_magic));
-    } else if constexpr (kSegment == PackedSegment::kTwoSteps) {
-      group = chunk * p_.plan.chunk_rows + row;
+      group = static_cast<int>(
+          p_.plan.chunks_a_group == 1 ? chunk + row : __umulhi(chunk + row, p_.plan.group_magic));
     } else {
-      const int step = chunk * p_.plan.chunk_rows + row;
-      group = step < static_cast<int>(p_.args.k / kPackedStep) ? steps_[step] : 0;
+      group = chunk * p_.plan.chunk_rows + row;
+      if (kSegment == PackedSegment::kStep)
+        group = group < static_cast<int>(p_.args.k / kPackedStep) ? steps_[group] : 0;
     }
-    return min(group, static_cast<int>(p_.args.packed.groups) - 1);  // what lies past k
+    return min(group, last_group_);  // what lies past k
   }
 
   const Params& p_;
+  const int last_group_;
   const uint16_t* const steps_;
+  bool has_tile_ = false;
+  const char *scales_ = nullptr, *zeros_ = nullptr;  // of the strip's tile, group 0
 };
 
 #if __CUDA_ARCH__ >= 900
@@ -124,7 +147,7 @@ class StageRing {
  public:
   __device__ StageRing(const Params& p, const BlockWork& block, uint32_t ring, uint32_t barriers,
                        const uint16_t* steps)
-      : p_(p), block_(block), ring_(ring), barriers_(barriers), scales_(p, steps) {}
+      : p_(p), block_(block), ring_(ring), barriers_(barriers), steps_(steps) {}
 
   // Goes on where the ring of the product before ended: with the same stages.
   __device__ __forceinline__ void GoOnFrom(const StageRing& before) {
@@ -146,9 +169,11 @@ class StageRing {
   // The two loading warps: of values, and of scales and zeros.
   __device__ __forceinline__ void LoadAll(bool values) {
     const PackedGemvPlan& plan = p_.plan;
+    ScaleCopier<kBits, kSegment> scales(p_, steps_);
     for (int strip = 0; strip < plan.strips; ++strip) {
       const int first = block_.first + strip * plan.strip_tiles;
       const int tiles = min(plan.strip_tiles, block_.last - first);
+      if (!values) scales.StartStrip(first, tiles);
       for (int round = 0; round < plan.rounds; ++round, ++loaded_) {
         if (loaded_ == plan.early_stages) WaitAt(Ready(), 0);
         if (loaded_ >= plan.stages) WaitAt(Free(slot_), parity_ ^ 1);
@@ -156,7 +181,7 @@ class StageRing {
           if (ElectOne()) LoadValues(first, tiles, round * kWarps);
           __syncwarp();
         } else {
-          scales_.Copy(Stage(), first, tiles, round * kWarps, 0, kWarps);
+          scales.template Copy<kWarps>(Stage(), round * kWarps, 0, kWarps);
           ArriveAfterCopies(Full(slot_));
         }
         Next();
@@ -216,7 +241,7 @@ class StageRing {
   const Params& p_;
   const BlockWork& block_;
   const uint32_t ring_, barriers_;
-  const ScaleCopier<kBits, kSegment> scales_;
+  const uint16_t* const steps_;
   int slot_ = 0;
   uint32_t parity_ = 0;
   int loaded_ = 0;  // stages, by a loading warp
@@ -230,7 +255,7 @@ class StageRing {
  public:
   __device__ StageRing(const Params& p, const BlockWork& block, uint32_t ring, uint32_t,
                        const uint16_t* steps)
-      : p_(p), block_(block), ring_(ring), scales_(p, steps) {}
+      : p_(p), block_(block), ring_(ring), steps_(steps) {}
 
   __device__ __forceinline__ void GoOnFrom(const StageRing&) {}
   __device__ __forceinline__ void Init() const {}
@@ -279,13 +304,15 @@ class StageRing {
       for (int j = 0; j < of.count; ++j)
         CopyAsync16(weights + j * kWarps * kTileBytes, from + j * tile_bytes, EvictFirstPolicy());
     }
-    scales_.Copy(to, first, tiles, chunk, warp, 1);
+    ScaleCopier<kBits, kSegment> scales(p_, steps_);
+    scales.StartStrip(first, tiles);
+    scales.template Copy<1>(to, chunk, warp, 1);
   }
 
   const Params& p_;
   const BlockWork& block_;
   const uint32_t ring_;
-  const ScaleCopier<kBits, kSegment> scales_;
+  const uint16_t* const steps_;
   int next_ = 0;
 };
 #endif
