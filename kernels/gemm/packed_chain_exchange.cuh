@@ -71,7 +71,7 @@ class ChainX : public XDigits<T, kBits, PackedGemvForm::kLarge, true> {
   __device__ __forceinline__ void WaitForAll() const {}
 
   // As Digits::Make().
-  __device__ __forceinline__ void Make(int chunk, int row, float& squares) {
+  __device__ __forceinline__ void Make(int chunk, XPlace place, int row, float& squares) {
     bool waits = sent_ != nullptr && Wants(chunk) && !AllThere(next_);
     while (__any_sync(~0u, waits))
       if (waits) {
@@ -79,12 +79,13 @@ class ChainX : public XDigits<T, kBits, PackedGemvForm::kLarge, true> {
         waits = !AllThere(next_);
       }
     if (sent_ != nullptr) next_ = {~next_.x, ~next_.y, ~next_.z, ~next_.w};
-    if (LaneIndex() < Digits::kTogether * kPieces && Mine(chunk) < p_.plan.chunks)
-      StoreShared16(this->At(Mine(chunk)).digits + LaneIndex() % kPieces * 16,
-                    Wants(chunk) ? next_ : uint4{});
+    if (LaneIndex() < Digits::kTogether * kPieces && Mine(chunk) < p_.plan.chunks) {
+      const XPlace mine = LaneIndex() < kPieces ? place : this->Behind(place);
+      StoreShared16(mine.digits + LaneIndex() % kPieces * 16, Wants(chunk) ? next_ : uint4{});
+    }
     __syncwarp();
     Fetch(chunk + Digits::kTogether * kWarps);
-    Digits::Make(chunk, row, squares);
+    Digits::Make(chunk, place, row, squares);
   }
 
  private:

@@ -50,8 +50,7 @@ class ChainMail {
 // The loading warps run on from product to product. Grid: a block each multiprocessor, all at once;
 // block kPackedGemvThreads.
 template <typename T, int kBits, bool kZeros>
-__global__ void __maxnreg__(88)
-    ChainKernel(const __grid_constant__ ChainParams chain) {
+__global__ void __maxnreg__(88) ChainKernel(const __grid_constant__ ChainParams chain) {
   constexpr PackedGemvForm kForm = PackedGemvForm::kLarge;
   constexpr PackedSegment kSegment = PackedSegment::kBlock;
   using Ring = StageRing<kBits, kSegment, kForm>;

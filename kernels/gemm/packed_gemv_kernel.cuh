@@ -64,6 +64,7 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const Shared<kForm>
   constexpr int kWarps = kPackedGemvWarps;
   const PackedGemvPlan& plan = p.plan;
   const int warp = WarpIndex(), t = RowsOf<kForm>(p);
+  const int rounds = plan.rounds, chunks = plan.chunks;
   const ChunkProduct<kBits, kSegment, kZeros, kForm> product(p);
   start();
   const auto addend = outputs.FirstAddend();
@@ -72,8 +73,11 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const Shared<kForm>
     x.WaitForAll();
     for (int row = 0; row < t; ++row) {
       float squares = 0;
-      for (int chunk = warp; chunk < plan.chunks; chunk += X::kTogether * kWarps)
-        x.Make(chunk, row, squares);
+      XPlace place = x.First();
+      for (int chunk = warp; chunk < chunks; chunk += X::kTogether * kWarps) {
+        x.Make(chunk, place, row, squares);
+        for (int i = 0; i < X::kTogether; ++i) place = x.Next(place);
+      }
       outputs.KeepSquares(row, squares);
     }
     __syncwarp();
@@ -86,16 +90,18 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const Shared<kForm>
       StripSums<kForm> sums;
       float squares = 0;
       int chunk = warp;
-      for (int round = 0; round < plan.rounds; ++round, chunk += kWarps) {
-        const bool mine = chunk < plan.chunks;
+      XPlace place = x.First();
+      for (int round = 0; round < rounds; ++round, chunk += kWarps) {
+        const bool mine = chunk < chunks;
         if (!kWide && strip == 0 && round % X::kTogether == 0) {
           if (round == X::kTogether) x.WaitForAll();
-          if (mine) x.Make(chunk, 0, squares);
+          if (mine) x.Make(chunk, place, 0, squares);
           __syncwarp();
         }
         const uint32_t stage = ring.Wait();
-        if (mine) product.Add(stage, x.At(chunk), sums);
+        if (mine) product.Add(stage, place, sums);
         ring.Release();
+        place = x.Next(place);
       }
       if (X::kSeveralProducts && strip == 0) NamedWait<kWarps * kWarp>(kMultiplyBarrier);
       sums.Store(outputs.SumsOf(buffer, strip - first), t, kWarps * kPackedStripRows);

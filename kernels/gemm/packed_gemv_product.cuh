@@ -67,6 +67,9 @@ class ChunkProduct {
                                                                           : kProducts * 2;
   static constexpr int kSegmentProducts = kSegments > kProducts ? 1 : kProducts / kSegments;
   static constexpr int kOperands = kWide ? kPackedXDigits : 1;  // of x, for a product
+  // Pairs whose products alternate, where there are registers for it: one waits for the tensor
+  // cores while the other's operands are made.
+  static constexpr int kAtOnce = kForm == PackedGemvForm::kLarge ? kPairs : 1;
   static constexpr int kPartBytes = kPairs * kPackedGemvWarps * kTileBytes;
   static constexpr int kZeroRow = PackedZeroRow(kBits);
   static constexpr int kMiddle = 1 << (kBits - 1);
@@ -86,7 +89,9 @@ class ChunkProduct {
     unit_ = kWide ? min(quad * 2, t_ - 1) * 4 : 0;
     next_unit_ = kWide ? min(quad * 2 + 1, t_ - 1) * 4 : 0;
     weights_ = warp_ * kTileBytes + LaneIndex() * 16;
-    scales_ = p.plan.scale_offset + LaneIndex() / 4 * 2;
+    const int first_row = warp_ * (kSegment == PackedSegment::kBlock ? 1 : p.plan.chunk_rows);
+    scales_ = p.plan.scale_offset + first_row * kPackedScaleRow + LaneIndex() / 4 * 2;
+    zeros_ = p.plan.zero_offset + first_row * kZeroRow;
   }
 
   // Adds the products of the warp's chunk of the stage at `stage`, x's digits being at `place`:
@@ -99,42 +104,62 @@ class ChunkProduct {
     unit[1] = kWide ? __uint_as_float(LoadShared4(place.units + next_unit_)) : unit[0];
     int of_x[kSegments][kOperands][2];  // sums of x, which zero points multiply
     if (kZeros) SumX(x, of_x);
-    const int first_row = kSegment == PackedSegment::kBlock ? warp_ : warp_ * p_.plan.chunk_rows;
-    const uint32_t scales = stage + scales_ + first_row * kPackedScaleRow;
-    const uint32_t zeros = stage + p_.plan.zero_offset + first_row * kZeroRow;
+    const uint32_t scales = stage + scales_, zeros = stage + zeros_;
 #pragma unroll
-    for (int pair = 0; pair < kPairs; ++pair) {
-      uint32_t w[kProducts][4];
-      LoadW(stage + weights_ + pair * (kPackedGemvWarps * kTileBytes), w);
+    for (int first = 0; first < kPairs; first += kAtOnce) {
+      uint4 low[kAtOnce], high[kAtOnce];  // the words of w of a pair's tiles
+      uint32_t scale_bits[kAtOnce][2];
+#pragma unroll
+      for (int a = 0; a < kAtOnce; ++a) {
+        const uint32_t at = stage + weights_ + (first + a) * (kPackedGemvWarps * kTileBytes);
+        low[a] = LoadShared16(at), high[a] = LoadShared16(at + kPartBytes);
+        if (kSegments == 1) LoadScales(scales, first + a, scale_bits[a]);
+      }
 #pragma unroll
       for (int segment = 0; segment < kSegments; ++segment) {
         // Two segments may share a row.
         const int row = kSegment == PackedSegment::kTwoSteps && p_.plan.chunk_rows < kSegments
                             ? segment / 2
                             : segment;
-        const uint32_t scale_at = scales + row * kPackedScaleRow + pair * (kTileRows * 2);
-        const float scale[2] = {Scale(scale_at), Scale(scale_at + kPackedScaleRow / 2)};
-        int minus[2] = {};
-        if (kZeros) Minus(zeros + row * kZeroRow, pair, minus);
-        float products[kOperands][4];
+        float products[kAtOnce][kOperands][4];
 #pragma unroll
         for (int o = 0; o < kOperands; ++o) {
-          int sum[4] = {kMagicBits, kMagicBits, kMagicBits, kMagicBits};
+          int sum[kAtOnce][4];
+#pragma unroll
+          for (int a = 0; a < kAtOnce; ++a)
+#pragma unroll
+            for (int j = 0; j < 4; ++j) sum[a][j] = kMagicBits;
 #pragma unroll
           for (int i = 0; i < kSegmentProducts; ++i)
-            Multiply(w[ProductOf(segment, i)], x[o], segment, i, sum);
 #pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            if (kZeros) sum[j] += minus[j / 2] * of_x[segment][o][j % 2];
-            products[o][j] = __int_as_float(sum[j]) - kMagic;
+            for (int a = 0; a < kAtOnce; ++a) {
+              uint32_t w[4];
+              Operand(low[a], high[a], ProductOf(segment, i), w);
+              Multiply(w, x[o], segment, i, sum[a]);
+            }
+#pragma unroll
+          for (int a = 0; a < kAtOnce; ++a) {
+            int minus[2] = {};
+            if (kZeros) Minus(zeros + row * kZeroRow, first + a, minus);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+              if (kZeros) sum[a][j] += minus[j / 2] * of_x[segment][o][j % 2];
+              products[a][o][j] = __int_as_float(sum[a][j]) - kMagic;
+            }
           }
         }
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          float whole = products[kOperands - 1][j];
+        for (int a = 0; a < kAtOnce; ++a) {
+          if (kSegments > 1) LoadScales(scales + row * kPackedScaleRow, first + a, scale_bits[a]);
 #pragma unroll
-          for (int o = kOperands - 2; o >= 0; --o) whole = products[o][j] + kDigitBase * whole;
-          sums.at[pair][j] += scale[j / 2] * unit[j % 2] * whole;
+          for (int j = 0; j < 4; ++j) {
+            float whole = products[a][kOperands - 1][j];
+#pragma unroll
+            for (int o = kOperands - 2; o >= 0; --o) whole = products[a][o][j] + kDigitBase * whole;
+            const float scale =
+                __half2float(__ushort_as_half(static_cast<uint16_t>(scale_bits[a][j / 2])));
+            sums.at[first + a][j] += scale * unit[j % 2] * whole;
+          }
         }
       }
     }
@@ -187,22 +212,19 @@ class ChunkProduct {
       }
   }
 
-  // The 16-row operands of a chunk's products.
-  static __device__ __forceinline__ void LoadW(uint32_t at, uint32_t (&w)[kProducts][4]) {
-    const uint4 low = LoadShared16(at), high = LoadShared16(at + kPartBytes);
+  // The 16-row operand of one of a chunk's products, from the lane's words of a pair's tiles.
+  static __device__ __forceinline__ void Operand(const uint4& low, const uint4& high, int product,
+                                                 uint32_t (&w)[4]) {
     const uint32_t low_words[4] = {low.x, low.y, low.z, low.w};
     const uint32_t high_words[4] = {high.x, high.y, high.z, high.w};
+    if (kBits == 4) {
+      w[0] = UpperHalves(low_words[product] << 4), w[2] = UpperHalves(low_words[product]);
+      w[1] = UpperHalves(high_words[product] << 4), w[3] = UpperHalves(high_words[product]);
+    } else {
 #pragma unroll
-    for (int i = 0; i < kProducts; ++i) {
-      if (kBits == 4) {
-        w[i][0] = UpperHalves(low_words[i] << 4), w[i][2] = UpperHalves(low_words[i]);
-        w[i][1] = UpperHalves(high_words[i] << 4), w[i][3] = UpperHalves(high_words[i]);
-      } else {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          w[i][2 * j] = low_words[2 * i + j] ^ 0x80808080u;
-          w[i][2 * j + 1] = high_words[2 * i + j] ^ 0x80808080u;
-        }
+      for (int j = 0; j < 2; ++j) {
+        w[2 * j] = low_words[(2 * product + j) % 4] ^ 0x80808080u;
+        w[2 * j + 1] = high_words[(2 * product + j) % 4] ^ 0x80808080u;
       }
     }
   }
@@ -211,8 +233,11 @@ class ChunkProduct {
     return AndXor(word, 0xf0f0f0f0u, 0x80808080u);
   }
 
-  static __device__ __forceinline__ float Scale(uint32_t at) {
-    return __half2float(__ushort_as_half(LoadShared2(at)));
+  // Those of the lane's rows of a pair, from the row of scales at `at`.
+  static __device__ __forceinline__ void LoadScales(uint32_t at, int pair, uint32_t (&bits)[2]) {
+#pragma unroll
+    for (int part = 0; part < 2; ++part)
+      bits[part] = LoadShared2(at + part * (kPackedScaleRow / 2) + pair * (kTileRows * 2));
   }
 
   // What the lane's rows of a pair have to multiply the sums of x by, from the row of zeros at
@@ -243,7 +268,7 @@ class ChunkProduct {
   const int t_, warp_;
   int x_, x_at_[Layout::kHalves][kOperands];  // the lane's words of a chunk, from a half of a digit
   int unit_, next_unit_;                      // of the lane's rows of x
-  int weights_, scales_;                      // the lane's first in a stage
+  int weights_, scales_, zeros_;              // the lane's first in a stage
 };
 
 }  // namespace packed_gemv

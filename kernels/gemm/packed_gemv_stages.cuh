@@ -143,15 +143,23 @@ class ScaleCopier {
 template <int kBits, PackedSegment kSegment, PackedGemvForm kForm>
 class StageRing {
   static constexpr int kWarps = kPackedGemvWarps;
+  static constexpr int kToFree = 8;  // bytes from a stage's full barrier
 
  public:
   __device__ StageRing(const Params& p, const BlockWork& block, uint32_t ring, uint32_t barriers,
                        const uint16_t* steps)
-      : p_(p), block_(block), ring_(ring), barriers_(barriers), steps_(steps) {}
+      : p_(p),
+        block_(block),
+        ring_(ring),
+        barriers_(barriers),
+        steps_(steps),
+        stage_(ring),
+        full_(barriers) {}
 
   // Goes on where the ring of the product before ended: with the same stages.
   __device__ __forceinline__ void GoOnFrom(const StageRing& before) {
-    slot_ = before.slot_;
+    stage_ = before.stage_;
+    full_ = before.full_;
     parity_ = before.parity_;
     loaded_ = before.loaded_;
   }
@@ -159,8 +167,9 @@ class StageRing {
   // By one thread, ahead of the block's first barrier.
   __device__ __forceinline__ void Init() const {
     for (int s = 0; s < p_.plan.stages; ++s) {
-      InitBarrier(Full(s), 1 + kWarp);  // of the loading warps
-      InitBarrier(Free(s), kWarps);
+      const uint32_t full = barriers_ + kPackedStageBarriers * s;
+      InitBarrier(full, 1 + kWarp);  // of the loading warps
+      InitBarrier(full + kToFree, kWarps);
     }
     InitBarrier(Ready(), 1);
     FenceBarrierInit();
@@ -176,13 +185,13 @@ class StageRing {
       if (!values) scales.StartStrip(first, tiles);
       for (int round = 0; round < plan.rounds; ++round, ++loaded_) {
         if (loaded_ == plan.early_stages) WaitAt(Ready(), 0);
-        if (loaded_ >= plan.stages) WaitAt(Free(slot_), parity_ ^ 1);
+        if (loaded_ >= plan.stages) WaitAt(full_ + kToFree, parity_ ^ 1);
         if (values) {
           if (ElectOne()) LoadValues(first, tiles, round * kWarps);
           __syncwarp();
         } else {
-          scales.template Copy<kWarps>(Stage(), round * kWarps, 0, kWarps);
-          ArriveAfterCopies(Full(slot_));
+          scales.template Copy<kWarps>(stage_, round * kWarps, 0, kWarps);
+          ArriveAfterCopies(full_);
         }
         Next();
       }
@@ -194,26 +203,25 @@ class StageRing {
 
   // A multiplying warp: waits for the next stage and names its place; then gives it back.
   __device__ __forceinline__ uint32_t Wait() const {
-    WaitAt(Full(slot_), parity_);
-    return Stage();
+    WaitAt(full_, parity_);
+    return stage_;
   }
   __device__ __forceinline__ void Release() {
     __syncwarp();  // all lanes have read it
-    if (LaneIndex() == 0) ArriveAt(Free(slot_));
+    if (LaneIndex() == 0) ArriveAt(full_ + kToFree);
     Next();
   }
 
  private:
-  __device__ __forceinline__ uint32_t Full(int slot) const {
-    return barriers_ + kPackedStageBarriers * slot;
+  __device__ __forceinline__ uint32_t Ready() const {
+    return barriers_ + kPackedStageBarriers * p_.plan.stages;
   }
-  __device__ __forceinline__ uint32_t Free(int slot) const { return Full(slot) + 8; }
-  __device__ __forceinline__ uint32_t Ready() const { return Full(p_.plan.stages); }
-
-  __device__ __forceinline__ uint32_t Stage() const { return ring_ + slot_ * p_.plan.stage_bytes; }
   __device__ __forceinline__ void Next() {
-    if (++slot_ == p_.plan.stages) {
-      slot_ = 0;
+    stage_ += p_.plan.stage_bytes;
+    full_ += kPackedStageBarriers;
+    if (full_ == Ready()) {
+      stage_ = ring_;
+      full_ = barriers_;
       parity_ ^= 1;
     }
   }
@@ -221,7 +229,7 @@ class StageRing {
   // By one lane, all of whose numbers are the same in the others: so a copy needs few instructions.
   __device__ __forceinline__ void LoadValues(int first, int tiles, int chunk) const {
     const uint64_t policy = EvictFirstPolicy();
-    const uint32_t to = Stage(), full = Full(slot_);
+    const uint32_t to = stage_, full = full_;
     const uint32_t bytes = min(kWarps, p_.plan.chunks - chunk) * kTileBytes;  // of a tile
     ArriveExpecting(full, (p_.args.gated ? 2 : 1) * tiles * bytes);
     const int64_t tile_bytes = int64_t{p_.plan.chunks} * kTileBytes;
@@ -242,7 +250,7 @@ class StageRing {
   const BlockWork& block_;
   const uint32_t ring_, barriers_;
   const uint16_t* const steps_;
-  int slot_ = 0;
+  uint32_t stage_, full_;  // the next stage and its barrier
   uint32_t parity_ = 0;
   int loaded_ = 0;  // stages, by a loading warp
 };

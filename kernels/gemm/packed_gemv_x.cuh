@@ -155,7 +155,9 @@ class XDigits {
         t_(RowsOf<kForm>(p)),
         xs_(SharedAddress(xs)),
         norm_weight_(SharedAddress(norm_weight)),
-        units_(SharedAddress(units)) {
+        units_(SharedAddress(units)),
+        end_(p.plan.x_places < p.plan.chunks ? First().digits + p.plan.x_places * Layout::kChunk
+                                             : 0) {
     if (p.args.norm_weight != nullptr)
       Copy(static_cast<const T*>(p.args.norm_weight), norm_weight_, kBlock * 2, warp_,
            p.plan.chunks);
@@ -166,8 +168,8 @@ class XDigits {
   static constexpr bool kSeveralProducts = kAgain;
 
   // Makes the digits of a row of kTogether chunks of the warp, as far as they exist, from `chunk`
-  // on. A barrier of the warp comes after it.
-  __device__ __forceinline__ void Make(int chunk, int row, float& squares) const {
+  // on, which has its place at `place`. A barrier of the warp comes after it.
+  __device__ __forceinline__ void Make(int chunk, XPlace place, int row, float& squares) const {
     uint32_t at[kTogether], units[kTogether], weights[kTogether];
     int count = 0;
 #pragma unroll
@@ -175,9 +177,9 @@ class XDigits {
       const int each = chunk + c * kWarps;
       const bool exists = each < p_.plan.chunks;
       if (exists) ++count;
-      const XPlace place = At(exists ? each : chunk);
       at[c] = place.digits + row * Layout::kChunk;
       units[c] = place.units + row * 4;
+      if (c + 1 < kTogether && chunk + (c + 1) * kWarps < p_.plan.chunks) place = Behind(place);
       weights[c] = norm_weight_ + (exists ? each : chunk) * (kBlock * 2);
     }
     if (p_.args.norm_weight != nullptr) {
@@ -187,12 +189,20 @@ class XDigits {
     }
   }
 
-  __device__ __forceinline__ XPlace At(int chunk) const {
-    if (kAgain && p_.plan.x_places < p_.plan.chunks) chunk %= kTogether * kWarps;
-    return {xs_ + chunk * (t_ * Layout::kChunk), units_ + chunk * (t_ * 4)};
+  // Where the warp's first chunk has its place, and the chunk behind the one at `place`.
+  __device__ __forceinline__ XPlace First() const {
+    return {xs_ + warp_ * (t_ * Layout::kChunk), units_ + warp_ * (t_ * 4)};
+  }
+  __device__ __forceinline__ XPlace Next(XPlace place) const {
+    place = Behind(place);
+    return kAgain && place.digits == end_ ? First() : place;
   }
 
  protected:
+  // Of chunks that keep their places together.
+  __device__ __forceinline__ XPlace Behind(XPlace place) const {
+    return {place.digits + kWarps * t_ * Layout::kChunk, place.units + kWarps * t_ * 4};
+  }
   // Copies this warp's chunks of a row from `chunk` to `end`; chunk i goes i * stride behind `to`.
   __device__ __forceinline__ void Copy(const T* from, uint32_t to, int stride, int chunk,
                                        int end) const {
@@ -208,6 +218,7 @@ class XDigits {
   const ChunkDigits<T, kBits> digits_;
   const int warp_, t_;
   const uint32_t xs_, norm_weight_, units_;
+  const uint32_t end_;  // the warp's first place again
 };
 
 // All of x: each warp copies its chunks to where their digits will be.
