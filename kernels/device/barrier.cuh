@@ -37,7 +37,11 @@ __device__ __forceinline__ void WaitAt(uint32_t barrier, uint32_t parity) {
     asm volatile(
         "{\n\t"
         ".reg .pred done;\n\t"
+#if __CUDA_ARCH__ >= 900
         "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n\t"
+#else
+        "mbarrier.test_wait.parity.shared.b64 done, [%1], %2;\n\t"
+#endif
         "selp.u32 %0, 1, 0, done;\n\t"
         "}"
         : "=r"(done)

@@ -47,15 +47,11 @@ int8_t ResidualFrom(const LinearArgs& a, absl::Span<const LinearArgs> before) {
 // Gives the products of a plan the same stages within `bytes` of shared memory; how many.
 int Share(PackedChainPlan& plan, int64_t bytes) {
   const absl::Span<PackedGemvPlan> all(plan.products.data(), static_cast<size_t>(plan.count));
-  int stage_bytes = 0, sum_bytes = 0;
-  for (const PackedGemvPlan& each : all) {
-    stage_bytes = std::max(stage_bytes, each.stage_bytes);
-    sum_bytes = std::max(sum_bytes, each.sum_bytes);
-  }
+  int stage_bytes = 0;
+  for (const PackedGemvPlan& each : all) stage_bytes = std::max(stage_bytes, each.stage_bytes);
   int64_t behind = 0;
   for (PackedGemvPlan& each : all) {
     each.stage_bytes = stage_bytes;
-    each.sum_bytes = sum_bytes;
     behind = std::max(behind, PackedGemvBehind(each));
   }
   const int64_t stage = int64_t{stage_bytes} + kPackedStageBarriers;

@@ -125,7 +125,7 @@ struct ChainPlace {
         args.bias != nullptr ? static_cast<float>(static_cast<const T*>(args.bias)[n]) : 0.f;
     return {bias, Receive(links.residual + n)};
   }
-  __device__ __forceinline__ float Loaded(Loading addend, int, int64_t n) const {
+  __device__ __forceinline__ float Loaded(Loading addend, int64_t n) const {
     if (links.residual == nullptr) return addend.bias;
     while (addend.residual == 0) addend.residual = Receive(links.residual + n);
     return addend.bias + ToFloat(static_cast<uint16_t>(~addend.residual));

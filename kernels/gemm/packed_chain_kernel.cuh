@@ -9,6 +9,9 @@
 namespace tessera {
 namespace packed_gemv {
 
+// So that a block of the decode attention kernel has room beside one of these.
+constexpr int kPackedChainRegisters = 88;
+
 struct ChainParams {
   Params products[kPackedChainMost];
   int8_t residual_from[kPackedChainMost];  // the product whose y is the residual, or -1
@@ -30,13 +33,13 @@ class ChainMail {
             .residual = residual >= 0 ? sent[residual] : nullptr,
             .y = product + 1 < chain_.count ? sent[product] : nullptr};
   }
-  // By all multiplying warps: clears what the launch before sent.
+  // By a warp of each block: clears what the launch before sent.
   __device__ __forceinline__ void ClearOther() const {
     auto* const other = reinterpret_cast<uint4*>(chain_.exchange->sent[(launch_ + 1) % 2]);
     constexpr int kPieces = static_cast<int>(sizeof(ChainExchange::Sent) / sizeof(uint4));
     const auto blocks = static_cast<int>(gridDim.x);
-    for (int i = static_cast<int>(threadIdx.x) * blocks + static_cast<int>(blockIdx.x); i < kPieces;
-         i += kPackedGemvWarps * kWarp * blocks)
+    for (int i = LaneIndex() * blocks + static_cast<int>(blockIdx.x); i < kPieces;
+         i += kWarp * blocks)
       other[i] = {};
   }
   // By one thread of the grid, when all blocks have sent something.
@@ -47,29 +50,33 @@ class ChainMail {
   const uint32_t launch_;
 };
 
-// The loading warps run on from product to product. Grid: a block each multiprocessor, all at once;
-// block kPackedGemvThreads.
+// Each warp runs on from product to product at its own pace. Grid: a block each multiprocessor, all
+// at once; block kPackedGemvThreads.
 template <typename T, int kBits, bool kZeros>
-__global__ void __maxnreg__(88) ChainKernel(const __grid_constant__ ChainParams chain) {
+__global__ void __maxnreg__(kPackedChainRegisters)
+    ChainKernel(const __grid_constant__ ChainParams chain) {
   constexpr PackedGemvForm kForm = PackedGemvForm::kLarge;
   constexpr PackedSegment kSegment = PackedSegment::kBlock;
   using Ring = StageRing<kBits, kSegment, kForm>;
   extern __shared__ __align__(128) char memory[];
   LetNextStart();
-  const int loader = WarpIndex() - kPackedGemvWarps;
-  const Shared<kForm> shared(chain.products[0], memory);  // the ring is that of every product
-  const BlockWork first(chain.products[0].plan);
-  Ring ring(chain.products[0], first, SharedAddress(shared.ring), SharedAddress(shared.barriers),
-            nullptr);
-  if (loader == 0 && LaneIndex() == 0) ring.Init();
+  const Params& first = chain.products[0];  // both rings are those of every product
+  const Shared<kForm> shared(first, memory);
+  const BlockWork first_block(first.plan);
+  Ring ring(first, first_block, SharedAddress(shared.ring), shared.barriers, nullptr);
+  SumRing sum_ring(first.plan, shared.sums, shared.sum_barriers);
+  const int warp = WarpIndex();
+  if (warp == kLoadingWarp && LaneIndex() == 0) {
+    sum_ring.Init();
+    ring.Init();
+  }
   __syncthreads();
-  if (loader >= 0) {
+  if (warp == kLoadingWarp) {
     for (int i = 0; i < chain.count; ++i) {
       const BlockWork block(chain.products[i].plan);
-      Ring mine(chain.products[i], block, SharedAddress(shared.ring),
-                SharedAddress(shared.barriers), nullptr);
+      Ring mine(chain.products[i], block, SharedAddress(shared.ring), shared.barriers, nullptr);
       mine.GoOnFrom(ring);
-      mine.LoadAll(loader == 0);
+      mine.LoadAll();
       ring.GoOnFrom(mine);
     }
     return;
@@ -77,20 +84,25 @@ __global__ void __maxnreg__(88) ChainKernel(const __grid_constant__ ChainParams 
   for (int i = 0; i < chain.count; ++i) TouchParams(chain.products[i]);
   WaitForPrevious();
   const ChainMail mail(chain);
+  if (warp == kWritingWarp) {
+    mail.ClearOther();
+    for (int i = 0; i < chain.count; ++i) {
+      const Params& p = chain.products[i];
+      const BlockWork block(p.plan);
+      OutputWriter<kForm, ChainPlace<T>>(p, block, {p.args, mail.Of(i)}).WriteAll(sum_ring);
+    }
+    if (blockIdx.x == 0 && LaneIndex() == 0) mail.End();
+    return;
+  }
   for (int i = 0; i < chain.count; ++i) {
     const Params& p = chain.products[i];
-    const BlockWork block(p.plan);
     const Shared<kForm> of_product(p, memory);
-    const Links links = mail.Of(i);
-    ChainX<T, kBits> x(p, links, of_product.xs, of_product.norm_weight, of_product.units);
-    const OutputWriter<kForm, ChainPlace<T>> outputs(p, block, of_product.squares, {p.args, links});
-    MultiplyAll<kBits, kSegment, kZeros, kForm>(p, of_product, ring, x, outputs, [&] {
+    ChainX<T, kBits> x(p, mail.Of(i), of_product.xs, of_product.norm_weight, of_product.units);
+    MultiplyAll<kBits, kSegment, kZeros, kForm>(p, ring, sum_ring, x, [&] {
       x.Start();
       if (i == 0 && threadIdx.x == 0) ring.AllowAll();
     });
-    if (i == 0) mail.ClearOther();
   }
-  if (blockIdx.x == 0 && threadIdx.x == 0) mail.End();
 }
 
 using ChainFn = void (*)(ChainParams);

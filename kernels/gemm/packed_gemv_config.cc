@@ -11,7 +11,8 @@ constexpr int64_t kTileRows = kPackedTileRows;
 constexpr int64_t kHalfBytes = 2, kFloatBytes = 4;
 constexpr int64_t kStageAlign = 128;  // so that tiles of all stages lie alike in the banks
 constexpr int64_t kFullStage = 2 * kPackedGemvPairs * kPackedGemvWarps * kPackedTileBytes;
-constexpr int64_t kBatchBytes = 8 * 1024;  // of partial sums between two barriers, twice
+constexpr int64_t kSumBytes = 16 * 1024;  // for sums of strips, where two fit
+constexpr int64_t kMostSumSlots = 4;
 // Of a block that leaves room for one of the next kernel; CUDA keeps 1 KB for each.
 constexpr int64_t kSmallShared = 112 * 1024;
 // Of weights, that may be under way before x is asked for: a deeper queue would keep x waiting
@@ -74,8 +75,9 @@ PackedSegment PackedSegmentOf(const PackedGemvProblem& p) {
 }
 
 int64_t PackedGemvBehind(const PackedGemvPlan& plan) {
-  const int64_t behind = int64_t{kPackedReadyBytes} + plan.sum_bytes + plan.x_bytes +
-                         plan.norm_bytes + plan.x_unit_bytes;
+  const int64_t sums = int64_t{plan.sum_slots} * (plan.sum_slot_bytes + kPackedStageBarriers);
+  const int64_t behind =
+      kPackedReadyBytes + sums + plan.x_bytes + plan.norm_bytes + plan.x_unit_bytes;
   // What stands in for tiles of the last stage is read too.
   return std::max<int64_t>(behind, kFullStage - plan.stage_bytes);
 }
@@ -107,10 +109,10 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.x_unit_bytes = Int(plan.x_places * p.t * kFloatBytes);
   plan.norm_bytes = Int(p.normed ? plan.chunks * PackedBlock(p.bits) * kHalfBytes : 0);
 
-  const int64_t strip_sums = kPackedGemvWarps * p.t * kPackedStripRows * kFloatBytes;
-  plan.batch = Int(std::clamp<int64_t>(kBatchBytes / strip_sums, 1, plan.strips));
-  const int64_t sums = strip_sums * plan.batch * (plan.strips > plan.batch ? 2 : 1);
-  plan.sum_bytes = Int(AlignUp(p.t * kPackedGemvWarps * kFloatBytes + sums, 16));
+  plan.sum_slot_bytes =
+      Int(AlignUp(kPackedGemvWarps * p.t * (kPackedStripRows + 1) * kFloatBytes, 16));
+  plan.sum_slots = Int(std::clamp<int64_t>(kSumBytes / plan.sum_slot_bytes, 2, kMostSumSlots));
+  if (!p.joined) plan.sum_slots = std::min(plan.sum_slots, plan.strips);
   const int64_t needed = int64_t{plan.strips} * plan.rounds;
   const int64_t stage = plan.stage_bytes + kPackedStageBarriers;
   const int64_t behind =

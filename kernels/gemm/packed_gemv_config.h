@@ -74,8 +74,7 @@ struct PackedGemvPlan {
   int x_places = 0;                              // chunks of x kept at once
   int x_bytes = 0, x_unit_bytes = 0;             // of x in shared memory
   int norm_bytes = 0;                            // of the norm's weight there
-  int batch = 1;                                 // strips between two barriers
-  int sum_bytes = 0;                             // of sums in shared memory
+  int sum_slots = 1, sum_slot_bytes = 0;         // for sums of strips
   int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
 };
 

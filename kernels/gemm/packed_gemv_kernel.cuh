@@ -8,6 +8,7 @@
 #include "kernels/gemm/packed_gemv_outputs.cuh"
 #include "kernels/gemm/packed_gemv_product.cuh"
 #include "kernels/gemm/packed_gemv_stages.cuh"
+#include "kernels/gemm/packed_gemv_sums.cuh"
 #include "kernels/gemm/packed_gemv_x.cuh"
 
 namespace tessera {
@@ -18,21 +19,20 @@ template <PackedGemvForm kForm>
 struct Shared {
   __device__ __forceinline__ Shared(const Params& p, char* memory) {
     const PackedGemvPlan& plan = p.plan;
-    const int t = RowsOf<kForm>(p);
     ring = memory;
-    barriers = ring + plan.stages * plan.stage_bytes;
-    squares =
-        reinterpret_cast<float*>(barriers + plan.stages * kPackedStageBarriers + kPackedReadyBytes);
-    partials = squares + t * kPackedGemvWarps;
-    buffer_floats = kPackedGemvWarps * plan.batch * t * kPackedStripRows;
-    xs = reinterpret_cast<char*>(squares) + plan.sum_bytes;
+    barriers = SharedAddress(ring + plan.stages * plan.stage_bytes);
+    sum_barriers = barriers + plan.stages * kPackedStageBarriers + kPackedReadyBytes;
+    char* const behind = ring + plan.stages * (plan.stage_bytes + kPackedStageBarriers);
+    sums = reinterpret_cast<float*>(behind + kPackedReadyBytes +
+                                    plan.sum_slots * kPackedStageBarriers);
+    xs = reinterpret_cast<char*>(sums) + plan.sum_slots * plan.sum_slot_bytes;
     norm_weight = xs + plan.x_bytes;
     units = reinterpret_cast<float*>(norm_weight + plan.norm_bytes);
     steps = reinterpret_cast<uint16_t*>(units + plan.x_unit_bytes / 4);
   }
-  char *ring, *barriers;
-  float *squares, *partials;  // of each row and warp; of strips, in one or two buffers
-  int buffer_floats;          // of one of these
+  char* ring;
+  uint32_t barriers, sum_barriers;
+  float* sums;
   char *xs, *norm_weight;
   float* units;  // of x's digits of each chunk and row
   uint16_t* steps;
@@ -51,26 +51,30 @@ __device__ __forceinline__ void TouchParams(const Params& p) {
   }
 }
 
+// Keeps the sum over the warp's lanes of what they have of the squares of a row of x.
+__device__ __forceinline__ void KeepSquares(const Params& p, float squares, float* to) {
+  if (p.args.norm_weight == nullptr) return;
+  squares = WarpReduce<SumOp>(squares);
+  if (LaneIndex() == 0) *to = squares;
+}
+
 // What the multiplying warps do: each takes one chunk of every stage and multiplies it by x on the
-// tensor cores. Their sums of a batch of strips meet in shared memory and are added in the order of
-// the warps.
-// `start` waits until inputs may be read and starts to read x.
+// tensor cores. `start` waits until inputs may be read and starts to read x.
 template <int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm, typename X,
-          typename Outputs, typename Start>
-__device__ __forceinline__ void MultiplyAll(const Params& p, const Shared<kForm>& shared,
-                                            StageRing<kBits, kSegment, kForm>& ring, X& x,
-                                            const Outputs& outputs, const Start& start) {
+          typename Start>
+__device__ __forceinline__ void MultiplyAll(const Params& p,
+                                            StageRing<kBits, kSegment, kForm>& ring,
+                                            SumRing& sum_ring, X& x, const Start& start) {
   constexpr bool kWide = PackedGemvWide(kForm);
   constexpr int kWarps = kPackedGemvWarps;
-  const PackedGemvPlan& plan = p.plan;
   const int warp = WarpIndex(), t = RowsOf<kForm>(p);
-  const int rounds = plan.rounds, chunks = plan.chunks;
+  const int strips = p.plan.strips, rounds = p.plan.rounds, chunks = p.plan.chunks;
   const ChunkProduct<kBits, kSegment, kZeros, kForm> product(p);
   start();
-  const auto addend = outputs.FirstAddend();
   x.WaitForFirst();
   if (kWide) {
     x.WaitForAll();
+    float* const squares_of = sum_ring.WaitForFree() + t * SumRing::kRowFloats + warp;
     for (int row = 0; row < t; ++row) {
       float squares = 0;
       XPlace place = x.First();
@@ -78,45 +82,39 @@ __device__ __forceinline__ void MultiplyAll(const Params& p, const Shared<kForm>
         x.Make(chunk, place, row, squares);
         for (int i = 0; i < X::kTogether; ++i) place = x.Next(place);
       }
-      outputs.KeepSquares(row, squares);
+      KeepSquares(p, squares, squares_of + row * kWarps);
     }
     __syncwarp();
   }
 
-  for (int strip = 0, batch = 0; strip < plan.strips; ++batch) {
-    const int first = strip, end = min(strip + plan.batch, plan.strips);
-    float* const buffer = shared.partials + (batch & 1) * shared.buffer_floats;
-    for (; strip < end; ++strip) {
-      StripSums<kForm> sums;
-      float squares = 0;
-      int chunk = warp;
-      XPlace place = x.First();
-      for (int round = 0; round < rounds; ++round, chunk += kWarps) {
-        const bool mine = chunk < chunks;
-        if (!kWide && strip == 0 && round % X::kTogether == 0) {
-          if (round == X::kTogether) x.WaitForAll();
-          if (mine) x.Make(chunk, place, 0, squares);
-          __syncwarp();
-        }
-        const uint32_t stage = ring.Wait();
-        if (mine) product.Add(stage, place, sums);
-        ring.Release();
-        place = x.Next(place);
+  for (int strip = 0; strip < strips; ++strip) {
+    StripSums<kForm> sums;
+    float squares = 0;
+    int chunk = warp;
+    XPlace place = x.First();
+    for (int round = 0; round < rounds; ++round, chunk += kWarps) {
+      const bool mine = chunk < chunks;
+      if (!kWide && strip == 0 && round % X::kTogether == 0) {
+        if (round == X::kTogether) x.WaitForAll();
+        if (mine) x.Make(chunk, place, 0, squares);
+        __syncwarp();
       }
-      if (X::kSeveralProducts && strip == 0) NamedWait<kWarps * kWarp>(kMultiplyBarrier);
-      sums.Store(outputs.SumsOf(buffer, strip - first), t, kWarps * kPackedStripRows);
-      if (!kWide && strip == 0) outputs.KeepSquares(0, squares);
+      const uint32_t stage = ring.Wait();
+      if (mine) product.Add(stage, place, sums);
+      ring.Release();
+      place = x.Next(place);
     }
-    NamedWait<kWarps * kWarp>(kMultiplyBarrier);
-    if (p.args.gated) {
-      outputs.WriteGated(first, end, buffer);
-    } else {
-      outputs.Write(first, end, buffer, addend);
-    }
+    float* const slot = sum_ring.WaitForFree();
+    sums.Store(slot + warp * kPackedStripRows, t, SumRing::kRowFloats);
+    if (!kWide && strip == 0) KeepSquares(p, squares, slot + SumRing::kRowFloats + warp);
+    sum_ring.HandOver();
   }
 }
 
-// Two warps load the stages (PackedGemvPlan), the others multiply.
+// Warps of a block behind those that multiply.
+constexpr int kLoadingWarp = kPackedGemvWarps, kWritingWarp = kPackedGemvWarps + 1;
+
+// A warp loads the stages (PackedGemvPlan), one writes the outputs, the others multiply.
 // Grid PlanPackedGemv().blocks, block kPackedGemvThreads.
 template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm>
 __global__ void __launch_bounds__(kPackedGemvThreads, PackedGemvResident(kForm))
@@ -125,23 +123,28 @@ __global__ void __launch_bounds__(kPackedGemvThreads, PackedGemvResident(kForm))
   LetNextStart();
   const Shared<kForm> shared(p, memory);
   const BlockWork block(p.plan);
-
-  StageRing<kBits, kSegment, kForm> ring(p, block, SharedAddress(shared.ring),
-                                         SharedAddress(shared.barriers), shared.steps);
-  const int loader = WarpIndex() - kPackedGemvWarps;
+  StageRing<kBits, kSegment, kForm> ring(p, block, SharedAddress(shared.ring), shared.barriers,
+                                         shared.steps);
+  SumRing sum_ring(p.plan, shared.sums, shared.sum_barriers);
+  const int warp = WarpIndex();
   if (kSegment == PackedSegment::kStep)
     for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(p.args.k / kPackedStep);
          i += static_cast<int>(blockDim.x))
       shared.steps[i] = p.args.packed.group_of_step[i];
-  if (loader == 0 && LaneIndex() == 0) ring.Init();
+  if (warp == kLoadingWarp && LaneIndex() == 0) {
+    sum_ring.Init();
+    ring.Init();
+  }
   __syncthreads();
-  if (loader >= 0) {
-    ring.LoadAll(loader == 0);
+  if (warp == kLoadingWarp) {
+    ring.LoadAll();
+  } else if (warp == kWritingWarp) {
+    WaitForPrevious();
+    OutputWriter<kForm, OutputPlace<T>>(p, block, {p.args}).WriteAll(sum_ring);
   } else {
     XKeeper<T, kBits, kForm> x(p, shared.xs, shared.norm_weight, shared.units);
-    const OutputWriter<kForm, OutputPlace<T>> outputs(p, block, shared.squares, {p.args});
     TouchParams(p);
-    MultiplyAll<kBits, kSegment, kZeros, kForm>(p, shared, ring, x, outputs, [&] {
+    MultiplyAll<kBits, kSegment, kZeros, kForm>(p, ring, sum_ring, x, [&] {
       WaitForPrevious();
       x.Start();
       if (threadIdx.x == 0) ring.AllowAll();

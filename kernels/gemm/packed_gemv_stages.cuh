@@ -17,7 +17,6 @@ namespace packed_gemv {
 constexpr int kTileRows = static_cast<int>(kPackedTileRows);
 constexpr int kTileBytes = static_cast<int>(kPackedTileBytes);
 constexpr int kTiles = kPackedGemvPairs;  // of a part of a strip
-constexpr int kMultiplyBarrier = 1;       // of the warps that multiply
 
 // 1.5 * 2^23 plus an integer below 2^22 is a float whose bits are kMagicBits plus the integer.
 constexpr float kMagic = 12582912.f;
@@ -138,7 +137,7 @@ class ScaleCopier {
 };
 
 #if __CUDA_ARCH__ >= 900
-// A ring of stages that two warps fill. A stage's barriers: full, then free for the warps that have
+// A ring of stages that one warp fills. A stage's barriers: full, then free for the warps that have
 // used it.
 template <int kBits, PackedSegment kSegment, PackedGemvForm kForm>
 class StageRing {
@@ -168,31 +167,28 @@ class StageRing {
   __device__ __forceinline__ void Init() const {
     for (int s = 0; s < p_.plan.stages; ++s) {
       const uint32_t full = barriers_ + kPackedStageBarriers * s;
-      InitBarrier(full, 1 + kWarp);  // of the loading warps
+      InitBarrier(full, 1 + kWarp);  // of the loading warp: of values, of scales and zeros
       InitBarrier(full + kToFree, kWarps);
     }
     InitBarrier(Ready(), 1);
     FenceBarrierInit();
   }
 
-  // The two loading warps: of values, and of scales and zeros.
-  __device__ __forceinline__ void LoadAll(bool values) {
+  // The loading warp.
+  __device__ __forceinline__ void LoadAll() {
     const PackedGemvPlan& plan = p_.plan;
     ScaleCopier<kBits, kSegment> scales(p_, steps_);
     for (int strip = 0; strip < plan.strips; ++strip) {
       const int first = block_.first + strip * plan.strip_tiles;
       const int tiles = min(plan.strip_tiles, block_.last - first);
-      if (!values) scales.StartStrip(first, tiles);
+      scales.StartStrip(first, tiles);
       for (int round = 0; round < plan.rounds; ++round, ++loaded_) {
         if (loaded_ == plan.early_stages) WaitAt(Ready(), 0);
         if (loaded_ >= plan.stages) WaitAt(full_ + kToFree, parity_ ^ 1);
-        if (values) {
-          if (ElectOne()) LoadValues(first, tiles, round * kWarps);
-          __syncwarp();
-        } else {
-          scales.template Copy<kWarps>(stage_, round * kWarps, 0, kWarps);
-          ArriveAfterCopies(full_);
-        }
+        if (ElectOne()) LoadValues(first, tiles, round * kWarps);
+        __syncwarp();
+        scales.template Copy<kWarps>(stage_, round * kWarps, 0, kWarps);
+        ArriveAfterCopies(full_);
         Next();
       }
     }
@@ -252,7 +248,7 @@ class StageRing {
   const uint16_t* const steps_;
   uint32_t stage_, full_;  // the next stage and its barrier
   uint32_t parity_ = 0;
-  int loaded_ = 0;  // stages, by a loading warp
+  int loaded_ = 0;  // stages, by the loading warp
 };
 #else
 // A ring of stages in which each multiplying warp fills its own part by asynchronous copies.
@@ -267,7 +263,7 @@ class StageRing {
 
   __device__ __forceinline__ void GoOnFrom(const StageRing&) {}
   __device__ __forceinline__ void Init() const {}
-  __device__ __forceinline__ void LoadAll(bool) const {}
+  __device__ __forceinline__ void LoadAll() const {}
   __device__ __forceinline__ void AllowAll() const {}
 
   __device__ __forceinline__ uint32_t Wait() {

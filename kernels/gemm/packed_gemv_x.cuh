@@ -165,7 +165,6 @@ class XDigits {
 
   // Chunks of a warp whose digits are made together.
   static constexpr int kTogether = kPackedXTogether;
-  static constexpr bool kSeveralProducts = kAgain;
 
   // Makes the digits of a row of kTogether chunks of the warp, as far as they exist, from `chunk`
   // on, which has its place at `place`. A barrier of the warp comes after it.
