@@ -150,7 +150,7 @@ struct DecodeFewShape {
 // when the query comes. Small enough to sit beside the blocks of the kernels around it. Grid pairs
 // * max_chunks, block kDecodeThreads, shared memory: DecodeFewShape.
 template <typename T, int kE, int kTiles>
-__global__ void __maxnreg__(160)
+__global__ void __launch_bounds__(kDecodeThreads, DecodeLayout::kFewBlocksPerSm)
     DecodeFewKernel(const __grid_constant__ DecodeParams p) {
   using Shape = DecodeFewShape<kE, kTiles>;
   extern __shared__ __align__(128) char rings[];

@@ -6,6 +6,7 @@ namespace tessera {
 namespace {
 
 constexpr int kLeastStages = 3;
+constexpr int kEarlyStages = 4;
 // Shared memory that is left to a block of the decode attention kernel (decode_few.cuh), so that
 // weights load while it runs.
 constexpr int64_t kOfAttention = 41 * 1024;
@@ -47,19 +48,27 @@ int8_t ResidualFrom(const LinearArgs& a, absl::Span<const LinearArgs> before) {
 // Gives the products of a plan the same stages within `bytes` of shared memory; how many.
 int Share(PackedChainPlan& plan, int64_t bytes) {
   const absl::Span<PackedGemvPlan> all(plan.products.data(), static_cast<size_t>(plan.count));
-  int stage_bytes = 0;
-  for (const PackedGemvPlan& each : all) stage_bytes = std::max(stage_bytes, each.stage_bytes);
+  PackedGemvPlan most;
+  for (const PackedGemvPlan& each : all) {
+    most.stage_bytes = std::max(most.stage_bytes, each.stage_bytes);
+    most.x_bytes = std::max(most.x_bytes, each.x_bytes);
+    most.x_unit_bytes = std::max(most.x_unit_bytes, each.x_unit_bytes);
+    most.norm_bytes = std::max(most.norm_bytes, each.norm_bytes);
+  }
   int64_t behind = 0;
   for (PackedGemvPlan& each : all) {
-    each.stage_bytes = stage_bytes;
+    each.stage_bytes = most.stage_bytes;
+    each.x_bytes = most.x_bytes;
+    each.x_unit_bytes = most.x_unit_bytes;
+    each.norm_bytes = most.norm_bytes;
     behind = std::max(behind, PackedGemvBehind(each));
   }
-  const int64_t stage = int64_t{stage_bytes} + kPackedStageBarriers;
+  const int64_t stage = int64_t{most.stage_bytes} + kPackedStageBarriers;
   const auto stages =
       static_cast<int>(std::min<int64_t>((bytes - behind) / stage, kPackedGemvMaxStages));
   for (PackedGemvPlan& each : all) {
     each.stages = stages;
-    each.early_stages = stages;
+    each.early_stages = std::min(stages, kEarlyStages);
     each.shared_bytes = stages * stage + behind;
   }
   return stages;

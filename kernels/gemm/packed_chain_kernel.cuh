@@ -10,7 +10,7 @@ namespace tessera {
 namespace packed_gemv {
 
 // So that a block of the decode attention kernel has room beside one of these.
-constexpr int kPackedChainRegisters = 88;
+constexpr int kPackedChainRegisters = 80;
 
 struct ChainParams {
   Params products[kPackedChainMost];

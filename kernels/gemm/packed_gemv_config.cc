@@ -14,7 +14,7 @@ constexpr int64_t kFullStage = 2 * kPackedGemvPairs * kPackedGemvWarps * kPacked
 constexpr int64_t kSumBytes = 16 * 1024;  // for sums of strips, where two fit
 constexpr int64_t kMostSumSlots = 4;
 // Of a block that leaves room for one of the next kernel; CUDA keeps 1 KB for each.
-constexpr int64_t kSmallShared = 112 * 1024;
+constexpr int64_t kSmallShared = 112 * 1024, kWholeShared = 116 * 1024;
 // Of weights, that may be under way before x is asked for: a deeper queue would keep x waiting
 // (packed_gemm_bench m1, H200, 2026-11-21: 60 to 150 KB differ by 2 %).
 constexpr int64_t kEarlyBytes = 110 * 1024;
@@ -127,6 +127,10 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.early_stages = Int(std::clamp<int64_t>(kEarlyBytes / plan.stage_bytes, 1,
                                               std::min<int64_t>(plan.stages, needed)));
   plan.shared_bytes = plan.stages * stage + behind;
+  // Where blocks of the next kernel could come beside this one's, two of them might meet on one
+  // multiprocessor while others have none.
+  if (PackedGemvResident(plan.form) == 1)
+    plan.shared_bytes = std::max(plan.shared_bytes, std::min(gpu.shared_bytes, kWholeShared));
   return plan;
 }
 

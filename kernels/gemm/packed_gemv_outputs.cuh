@@ -30,6 +30,7 @@ struct OutputPlace {
 template <PackedGemvForm kForm, typename Place>
 class OutputWriter {
   static constexpr int kWarps = kPackedGemvWarps;
+  static constexpr int kRows = PackedGemvWide(kForm) ? 4 : 1;  // of x at once
 
  public:
   __device__ __forceinline__ OutputWriter(const Params& p, const BlockWork& block,
@@ -48,15 +49,20 @@ class OutputWriter {
       if (mine) addend = place_.LoadAddend(0, n);
       const float* const sums = ring.WaitForFull();
       if (strip == 0) norm = NormOf(sums + t_ * SumRing::kRowFloats);
-      for (int row = 0; row < t_; ++row) {
-        const float sum =
-            Collect(sums + row * SumRing::kRowFloats + LaneIndex()) * __shfl_sync(~0u, norm, row);
-        if (a_.gated) {
-          const float up = __shfl_down_sync(~0u, sum, kPackedStripRows / 2);
-          if (mine) place_.Store(row, n, Silu(sum) * up);
-        } else {
-          if (row > 0 && mine) addend = place_.LoadAddend(row, n);
-          if (mine) place_.Store(row, n, sum + place_.Loaded(addend, n));
+      for (int first_row = 0; first_row < t_; first_row += kRows) {
+        float of_row[kRows];
+        Collect(sums + first_row * SumRing::kRowFloats + LaneIndex(), of_row);
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          const int row = first_row + i;
+          const float sum = of_row[i] * __shfl_sync(~0u, norm, row);
+          if (a_.gated) {
+            const float up = __shfl_down_sync(~0u, sum, kPackedStripRows / 2);
+            if (mine && row < t_) place_.Store(row, n, Silu(sum) * up);
+          } else if (mine && row < t_) {
+            if (row > 0) addend = place_.LoadAddend(row, n);
+            place_.Store(row, n, sum + place_.Loaded(addend, n));
+          }
         }
       }
       ring.GiveBack();
@@ -72,11 +78,14 @@ class OutputWriter {
     for (int w = 0; w < kWarps; ++w) sum += squares[LaneIndex() * kWarps + w];
     return rsqrtf(sum / static_cast<float>(a_.k) + a_.norm_eps);
   }
-  __device__ __forceinline__ static float Collect(const float* at) {
-    float sum = 0;
+  // Of kRows rows of x; what stands in for rows past t is not used.
+  __device__ __forceinline__ static void Collect(const float* at, float (&sums)[kRows]) {
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += at[w * kPackedStripRows];
-    return sum;
+    for (int i = 0; i < kRows; ++i) sums[i] = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w)
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) sums[i] += at[i * SumRing::kRowFloats + w * kPackedStripRows];
   }
 
   const Place place_;
