@@ -67,7 +67,7 @@ __global__ void __maxnreg__(kPackedChainRegisters)
   SumRing sum_ring(first.plan, shared.sums, shared.sum_barriers);
   const int warp = WarpIndex();
   if (warp == kLoadingWarp && LaneIndex() == 0) {
-    sum_ring.Init();
+    sum_ring.Init(1);
     ring.Init();
   }
   __syncthreads();
@@ -89,7 +89,7 @@ __global__ void __maxnreg__(kPackedChainRegisters)
     for (int i = 0; i < chain.count; ++i) {
       const Params& p = chain.products[i];
       const BlockWork block(p.plan);
-      OutputWriter<kForm, ChainPlace<T>>(p, block, {p.args, mail.Of(i)}).WriteAll(sum_ring);
+      OutputWriter<kForm, ChainPlace<T>>(p, block, {p.args, mail.Of(i)}, 0, 1).WriteAll(sum_ring);
     }
     if (blockIdx.x == 0 && LaneIndex() == 0) mail.End();
     return;
@@ -98,10 +98,13 @@ __global__ void __maxnreg__(kPackedChainRegisters)
     const Params& p = chain.products[i];
     const Shared<kForm> of_product(p, memory);
     ChainX<T, kBits> x(p, mail.Of(i), of_product.xs, of_product.norm_weight, of_product.units);
-    MultiplyAll<kBits, kSegment, kZeros, kForm>(p, ring, sum_ring, x, [&] {
-      x.Start();
-      if (i == 0 && threadIdx.x == 0) ring.AllowAll();
-    });
+    MultiplyAll<kBits, kSegment, kZeros, kForm>(
+        p, ring, sum_ring, x,
+        [&] {
+          x.Start();
+          if (i == 0 && threadIdx.x == 0) ring.AllowAll();
+        },
+        [](int) {});
   }
 }
 

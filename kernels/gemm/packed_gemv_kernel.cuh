@@ -59,12 +59,14 @@ __device__ __forceinline__ void KeepSquares(const Params& p, float squares, floa
 }
 
 // What the multiplying warps do: each takes one chunk of every stage and multiplies it by x on the
-// tensor cores. `start` waits until inputs may be read and starts to read x.
+// tensor cores. `start` waits until inputs may be read and starts to read x; `after_strip` comes
+// when a strip's sums are handed over.
 template <int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm, typename X,
-          typename Start>
+          typename Start, typename AfterStrip>
 __device__ __forceinline__ void MultiplyAll(const Params& p,
                                             StageRing<kBits, kSegment, kForm>& ring,
-                                            SumRing& sum_ring, X& x, const Start& start) {
+                                            SumRing& sum_ring, X& x, const Start& start,
+                                            const AfterStrip& after_strip) {
   constexpr bool kWide = PackedGemvWide(kForm);
   constexpr int kWarps = kPackedGemvWarps;
   const int warp = WarpIndex(), t = RowsOf<kForm>(p);
@@ -108,17 +110,20 @@ __device__ __forceinline__ void MultiplyAll(const Params& p,
     sums.Store(slot + warp * kPackedStripRows, t, SumRing::kRowFloats);
     if (!kWide && strip == 0) KeepSquares(p, squares, slot + SumRing::kRowFloats + warp);
     sum_ring.HandOver();
+    after_strip(strip);
   }
 }
 
 // Warps of a block behind those that multiply.
 constexpr int kLoadingWarp = kPackedGemvWarps, kWritingWarp = kPackedGemvWarps + 1;
 
-// A warp loads the stages (PackedGemvPlan), one writes the outputs, the others multiply.
+// A warp loads the stages (PackedGemvPlan), one writes the outputs, the others multiply; these
+// write the outputs themselves where there are several rows of x, which are too many for one warp.
 // Grid PlanPackedGemv().blocks, block kPackedGemvThreads.
 template <typename T, int kBits, PackedSegment kSegment, bool kZeros, PackedGemvForm kForm>
 __global__ void __launch_bounds__(kPackedGemvThreads, PackedGemvResident(kForm))
     Kernel(const __grid_constant__ Params p) {
+  constexpr bool kWide = PackedGemvWide(kForm);
   extern __shared__ __align__(128) char memory[];
   LetNextStart();
   const Shared<kForm> shared(p, memory);
@@ -132,23 +137,31 @@ __global__ void __launch_bounds__(kPackedGemvThreads, PackedGemvResident(kForm))
          i += static_cast<int>(blockDim.x))
       shared.steps[i] = p.args.packed.group_of_step[i];
   if (warp == kLoadingWarp && LaneIndex() == 0) {
-    sum_ring.Init();
+    sum_ring.Init(kWide ? min(static_cast<int>(p.args.t), kPackedGemvWarps) : 1);
     ring.Init();
   }
   __syncthreads();
   if (warp == kLoadingWarp) {
     ring.LoadAll();
   } else if (warp == kWritingWarp) {
+    if (kWide) return;
     WaitForPrevious();
-    OutputWriter<kForm, OutputPlace<T>>(p, block, {p.args}).WriteAll(sum_ring);
+    OutputWriter<kForm, OutputPlace<T>>(p, block, {p.args}, 0, 1).WriteAll(sum_ring);
   } else {
     XKeeper<T, kBits, kForm> x(p, shared.xs, shared.norm_weight, shared.units);
+    SumRing written(p.plan, shared.sums, shared.sum_barriers);
+    OutputWriter<kForm, OutputPlace<T>> outputs(p, block, {p.args}, warp, kPackedGemvWarps);
     TouchParams(p);
-    MultiplyAll<kBits, kSegment, kZeros, kForm>(p, ring, sum_ring, x, [&] {
-      WaitForPrevious();
-      x.Start();
-      if (threadIdx.x == 0) ring.AllowAll();
-    });
+    MultiplyAll<kBits, kSegment, kZeros, kForm>(
+        p, ring, sum_ring, x,
+        [&] {
+          WaitForPrevious();
+          x.Start();
+          if (threadIdx.x == 0) ring.AllowAll();
+        },
+        [&](int strip) {
+          if (kWide && warp < static_cast<int>(p.args.t)) outputs.Write(strip, written);
+        });
   }
 }
 

@@ -25,48 +25,49 @@ struct OutputPlace {
   const LinearArgs& args;
 };
 
-// What the writing warp does: adds the warps' sums of each strip in the order of the warps and
-// writes the outputs. A lane has one of a strip's rows of w.
+// Adds the warps' sums of each strip in the order of the warps and writes the outputs: of every
+// row_step-th row of x from first_row on. A lane has one of a strip's rows of w.
 template <PackedGemvForm kForm, typename Place>
 class OutputWriter {
   static constexpr int kWarps = kPackedGemvWarps;
-  static constexpr int kRows = PackedGemvWide(kForm) ? 4 : 1;  // of x at once
 
  public:
   __device__ __forceinline__ OutputWriter(const Params& p, const BlockWork& block,
-                                          const Place& place)
-      : place_(place), a_(p.args), plan_(p.plan), block_(block), t_(RowsOf<kForm>(p)) {}
+                                          const Place& place, int first_row, int row_step)
+      : place_(place),
+        a_(p.args),
+        plan_(p.plan),
+        block_(block),
+        t_(RowsOf<kForm>(p)),
+        first_row_(first_row),
+        row_step_(row_step) {}
 
-  __device__ __forceinline__ void WriteAll(SumRing& ring) const {
+  // The next strip of the ring, strip `strip` of the block.
+  __device__ __forceinline__ void Write(int strip, SumRing& ring) {
     static_assert(kPackedStripRows == kWarp);
-    float norm = 1;  // of row LaneIndex() of x
-    for (int strip = 0; strip < plan_.strips; ++strip) {
-      const int first = (block_.first + strip * plan_.strip_tiles) * kTileRows;
-      const int end = min(first + plan_.strip_tiles * kTileRows, block_.last * kTileRows);
-      const int64_t n = first + LaneIndex();
-      const bool mine = n < end;
-      typename Place::Loading addend = {};
-      if (mine) addend = place_.LoadAddend(0, n);
-      const float* const sums = ring.WaitForFull();
-      if (strip == 0) norm = NormOf(sums + t_ * SumRing::kRowFloats);
-      for (int first_row = 0; first_row < t_; first_row += kRows) {
-        float of_row[kRows];
-        Collect(sums + first_row * SumRing::kRowFloats + LaneIndex(), of_row);
-#pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-          const int row = first_row + i;
-          const float sum = of_row[i] * __shfl_sync(~0u, norm, row);
-          if (a_.gated) {
-            const float up = __shfl_down_sync(~0u, sum, kPackedStripRows / 2);
-            if (mine && row < t_) place_.Store(row, n, Silu(sum) * up);
-          } else if (mine && row < t_) {
-            if (row > 0) addend = place_.LoadAddend(row, n);
-            place_.Store(row, n, sum + place_.Loaded(addend, n));
-          }
-        }
+    const int first = (block_.first + strip * plan_.strip_tiles) * kTileRows;
+    const int end = min(first + plan_.strip_tiles * kTileRows, block_.last * kTileRows);
+    const int64_t n = first + LaneIndex();
+    const bool mine = n < end;
+    typename Place::Loading addend = {};
+    if (mine && first_row_ < t_) addend = place_.LoadAddend(first_row_, n);
+    const float* const sums = ring.WaitForFull();
+    if (strip == 0) norm_ = NormOf(sums + t_ * SumRing::kRowFloats);
+    for (int row = first_row_; row < t_; row += row_step_) {
+      const float sum =
+          Collect(sums + row * SumRing::kRowFloats + LaneIndex()) * __shfl_sync(~0u, norm_, row);
+      if (a_.gated) {
+        const float up = __shfl_down_sync(~0u, sum, kPackedStripRows / 2);
+        if (mine) place_.Store(row, n, Silu(sum) * up);
+      } else {
+        if (row > first_row_ && mine) addend = place_.LoadAddend(row, n);
+        if (mine) place_.Store(row, n, sum + place_.Loaded(addend, n));
       }
-      ring.GiveBack();
     }
+    ring.GiveBack();
+  }
+  __device__ __forceinline__ void WriteAll(SumRing& ring) {
+    for (int strip = 0; strip < plan_.strips; ++strip) Write(strip, ring);
   }
 
  private:
@@ -78,21 +79,19 @@ class OutputWriter {
     for (int w = 0; w < kWarps; ++w) sum += squares[LaneIndex() * kWarps + w];
     return rsqrtf(sum / static_cast<float>(a_.k) + a_.norm_eps);
   }
-  // Of kRows rows of x; what stands in for rows past t is not used.
-  __device__ __forceinline__ static void Collect(const float* at, float (&sums)[kRows]) {
+  __device__ __forceinline__ static float Collect(const float* at) {
+    float sum = 0;
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) sums[i] = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w)
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) sums[i] += at[i * SumRing::kRowFloats + w * kPackedStripRows];
+    for (int w = 0; w < kWarps; ++w) sum += at[w * kPackedStripRows];
+    return sum;
   }
 
   const Place place_;
   const LinearArgs& a_;
   const PackedGemvPlan& plan_;
   const BlockWork& block_;
-  const int t_;
+  const int t_, first_row_, row_step_;
+  float norm_ = 1;  // of row LaneIndex() of x
 };
 
 }  // namespace packed_gemv

@@ -1,4 +1,4 @@
-// How the multiplying warps' sums of a strip come to the warp that writes outputs (packed_gemv.h).
+// How the multiplying warps' sums of a strip come to those that write outputs (packed_gemv.h).
 #pragma once
 
 #include <cstdint>
@@ -24,10 +24,10 @@ class SumRing {
       : plan_(plan), slots_(slots), barriers_(barriers) {}
 
   // By one thread, ahead of the block's first barrier.
-  __device__ __forceinline__ void Init() const {
+  __device__ __forceinline__ void Init(int writing_warps) const {
     for (int i = 0; i < plan_.sum_slots; ++i) {
       InitBarrier(barriers_ + i * kPackedStageBarriers, kWarps);
-      InitBarrier(barriers_ + i * kPackedStageBarriers + kToFree, 1);
+      InitBarrier(barriers_ + i * kPackedStageBarriers + kToFree, writing_warps);
     }
   }
 
@@ -41,7 +41,7 @@ class SumRing {
     if (LaneIndex() == 0) ArriveAt(Barrier());
     Next();
   }
-  // The writing warp: waits for the next slot, and gives it back.
+  // A writing warp: waits for the next slot, and gives it back.
   __device__ __forceinline__ const float* WaitForFull() const {
     WaitAt(Barrier(), parity_);
     return Slot();
