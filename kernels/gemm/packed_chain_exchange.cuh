@@ -26,9 +26,12 @@ __device__ __forceinline__ uint16_t Receive(const uint16_t* from) {
   asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(v) : "l"(from) : "memory");
   return v;
 }
-__device__ __forceinline__ uint32_t Receive4(const uint16_t* from) {
-  uint32_t v;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
+__device__ __forceinline__ uint4 Receive16(const void* from) {
+  uint4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
   return v;
 }
 __device__ __forceinline__ void Send(uint16_t* to, uint16_t bits) {
@@ -38,70 +41,75 @@ __device__ __forceinline__ void Send(uint16_t* to, uint16_t bits) {
 __device__ __forceinline__ bool BothThere(uint32_t halves) {
   return ((halves - 0x00010001u) & ~halves & 0x80008000u) == 0;
 }
+__device__ __forceinline__ bool AllThere(const uint4& v) {
+  return BothThere(v.x) && BothThere(v.y) && BothThere(v.z) && BothThere(v.w);
+}
+
 // What a product exchanges with others; null: nothing.
 struct Links {
   const uint16_t *x, *residual;
   uint16_t* y;
 };
 
-// One row of x, from memory or as it is sent. Each lane has its elements of the warp's next chunks
-// under way while the warp multiplies by others.
+// One row of x, from memory or as it is sent. Each warp has the elements of its next chunks under
+// way while it multiplies by others.
 template <typename T, int kBits>
 class ChainX : public XDigits<T, kBits, PackedGemvForm::kLarge, true> {
   using Digits = XDigits<T, kBits, PackedGemvForm::kLarge, true>;
-  using Digits::kWarps, Digits::kBlock, Digits::p_;
-  static constexpr int kPairs = ChunkDigits<T, kBits>::kPairs;
+  using Digits::kWarps, Digits::kBlock, Digits::kPieces, Digits::p_, Digits::warp_;
 
  public:
   __device__ __forceinline__ ChainX(const Params& p, const Links& links, char* xs,
                                     char* norm_weight, float* units)
       : Digits(p, xs, norm_weight, units), sent_(links.x) {}
 
-  __device__ __forceinline__ void Start() { Fetch(this->warp_); }
+  __device__ __forceinline__ void Start() { Fetch(warp_); }
   __device__ __forceinline__ void WaitForFirst() const {
     WaitForCopies<0>();  // of the norm's weights
     __syncwarp();
   }
   __device__ __forceinline__ void WaitForAll() const {}
 
-  // As XKeeper::Make().
+  // As Digits::Make().
   __device__ __forceinline__ void Make(int chunk, XPlace place, int row, float& squares) {
-    typename Digits::Elements elements[Digits::kTogether];
-#pragma unroll
-    for (int c = 0; c < Digits::kTogether; ++c)
-#pragma unroll
-      for (int i = 0; i < kPairs; ++i) {
-        const int element = ElementOf(chunk, c, i);
-        const bool wanted = element < static_cast<int>(p_.args.k);
-        uint32_t word = next_[c][i];
-        if (sent_ != nullptr && wanted) {
-          while (!BothThere(word)) word = Receive4(sent_ + element);
-          word = ~word;
-        }
-        elements[c][i] = wanted ? word : 0;
+    bool waits = sent_ != nullptr && Wants(chunk) && !AllThere(next_);
+    while (__any_sync(~0u, waits))
+      if (waits) {
+        next_ = Receive16(Source(chunk));
+        waits = !AllThere(next_);
       }
+    if (sent_ != nullptr) next_ = {~next_.x, ~next_.y, ~next_.z, ~next_.w};
+    if (LaneIndex() < Digits::kTogether * kPieces && Mine(chunk) < p_.plan.chunks) {
+      const XPlace mine = LaneIndex() < kPieces ? place : this->Behind(place);
+      StoreShared16(mine.digits + LaneIndex() % kPieces * 16, Wants(chunk) ? next_ : uint4{});
+    }
+    __syncwarp();
     Fetch(chunk + Digits::kTogether * kWarps);
-    this->MakeFrom(elements, chunk, place, row, squares);
+    Digits::Make(chunk, place, row, squares);
   }
 
  private:
-  // Of pair `pair` of this lane's elements of the c-th of the warp's chunks from `chunk` on.
-  __device__ __forceinline__ int ElementOf(int chunk, int c, int pair) const {
-    return (chunk + c * kWarps) * kBlock + this->digits_.ElementOf(pair);
+  // Of the chunks from the warp's chunk `chunk` on, the one of which this lane has a piece, and
+  // that piece.
+  __device__ __forceinline__ int Mine(int chunk) const {
+    return chunk + LaneIndex() / kPieces * kWarps;
+  }
+  __device__ __forceinline__ int Element(int chunk) const {
+    return Mine(chunk) * kBlock + LaneIndex() % kPieces * 8;
+  }
+  __device__ __forceinline__ bool Wants(int chunk) const {
+    return LaneIndex() < Digits::kTogether * kPieces &&
+           Element(chunk) < static_cast<int>(p_.args.k);
+  }
+  __device__ __forceinline__ const void* Source(int chunk) const {
+    return (sent_ != nullptr ? sent_ : static_cast<const uint16_t*>(p_.args.x)) + Element(chunk);
   }
   __device__ __forceinline__ void Fetch(int chunk) {
-    const auto* const from = sent_ != nullptr ? sent_ : static_cast<const uint16_t*>(p_.args.x);
-#pragma unroll
-    for (int c = 0; c < Digits::kTogether; ++c)
-#pragma unroll
-      for (int i = 0; i < kPairs; ++i) {
-        const int element = ElementOf(chunk, c, i);
-        if (element < static_cast<int>(p_.args.k)) next_[c][i] = Receive4(from + element);
-      }
+    if (Wants(chunk)) next_ = Receive16(Source(chunk));
   }
 
   const uint16_t* const sent_;
-  uint32_t next_[Digits::kTogether][kPairs] = {};
+  uint4 next_ = {};
 };
 
 // What is added to outputs and where they go: what LinearArgs say, and the products behind.

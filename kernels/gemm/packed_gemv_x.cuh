@@ -48,35 +48,23 @@ class ChunkDigits {
     in_half_ = quad * 16 + word % 4 * 4;
   }
 
-  // This lane's elements of a chunk: word i has those from ElementOf(i) on.
-  static constexpr int kPairs = 2;
-  using Elements = uint32_t[kPairs];
-  __device__ __forceinline__ int ElementOf(int pair) const { return first_ + pair * kGap; }
-  __device__ __forceinline__ void Load(uint32_t at, Elements& elements) const {
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) elements[i] = LoadShared4(at + ElementOf(i) * 2);
-  }
-
-  // Turns this lane's elements of kCount chunks of row `row` of x into digits at `at`; what a digit
-  // 0 counts goes to `units`. `weights` are the places of the norm's weights, if kNormed; adds the
-  // squares of the elements to `squares` then. All lanes; only the first `count` chunks are kept. A
-  // barrier of the warp comes after it.
+  // Turns the elements at `at`, in order, of kCount chunks of row `row` of x into digits in the
+  // same place; what a digit 0 counts goes to `units`. `weights` are the places of the norm's
+  // weights, if kNormed; adds the squares of this lane's elements to `squares` then. All lanes;
+  // only the first `count` chunks are kept. A barrier of the warp comes after it.
   template <bool kNormed, int kCount>
-  __device__ __forceinline__ void Make(const Elements (&elements)[kCount],
-                                       const uint32_t (&at)[kCount], int count, int row,
+  __device__ __forceinline__ void Make(const uint32_t (&at)[kCount], int count, int row,
                                        const uint32_t (&units)[kCount],
                                        const uint32_t (&weights)[kCount], float& squares) const {
     const bool mine = kWords == kWarp || LaneIndex() < kWords;
     float v[kCount][4];  // in the order of the weights' bytes
 #pragma unroll
-    for (int c = 0; c < kCount; ++c) Unpack(elements[c], v[c]);
+    for (int c = 0; c < kCount; ++c) Load(at[c], v[c]);
     if (kNormed) {
 #pragma unroll
       for (int c = 0; c < kCount; ++c) {
-        Elements weight;
         float by[4];
-        Load(weights[c], weight);
-        Unpack(weight, by);
+        Load(weights[c], by);
         const float sum =
             (v[c][0] * v[c][0] + v[c][1] * v[c][1]) + (v[c][2] * v[c][2] + v[c][3] * v[c][3]);
         if (mine && c < count) squares += sum;
@@ -90,6 +78,7 @@ class ChunkDigits {
       top[c] = __float_as_uint(Larger(Larger(v[c][0], v[c][1]), Larger(v[c][2], v[c][3])));
 #pragma unroll
     for (int c = 0; c < kCount; ++c) top[c] = __reduce_max_sync(~0u, top[c]);
+    __syncwarp();  // all lanes have their elements
 #pragma unroll
     for (int c = 0; c < kCount; ++c) {
       // The exponent; chunks whose largest is below 2^-101 are not brought up all the way.
@@ -115,8 +104,10 @@ class ChunkDigits {
   }
 
  private:
-  static __device__ __forceinline__ void Unpack(const Elements& elements, float (&v)[4]) {
-    const float2 even = UnpackHalves<T>(elements[0]), odd = UnpackHalves<T>(elements[1]);
+  // This lane's elements of a chunk.
+  __device__ __forceinline__ void Load(uint32_t at, float (&v)[4]) const {
+    const float2 even = UnpackHalves<T>(LoadShared4(at + first_ * 2));
+    const float2 odd = UnpackHalves<T>(LoadShared4(at + first_ * 2 + kGap * 2));
     v[0] = even.x, v[1] = odd.x, v[2] = even.y, v[3] = odd.y;
   }
   // The larger magnitude; what is no number is larger.
@@ -184,14 +175,10 @@ class XDigits {
     return kAgain && place.digits == end_ ? First() : place;
   }
 
- protected:
-  using Elements = typename ChunkDigits<T, kBits>::Elements;
-
   // Makes the digits of a row of kTogether chunks of the warp, as far as they exist, from `chunk`
-  // on, which has its place at `place`. `elements`: this lane's. A barrier of the warp comes after
-  // it.
-  __device__ __forceinline__ void MakeFrom(const Elements (&elements)[kTogether], int chunk,
-                                           XPlace place, int row, float& squares) const {
+  // on, out of the elements in their places: `place` and those behind it. A barrier of the warp
+  // comes after it.
+  __device__ __forceinline__ void Make(int chunk, XPlace place, int row, float& squares) const {
     uint32_t at[kTogether], units[kTogether], weights[kTogether];
     const int count = Count(chunk);
 #pragma unroll
@@ -202,11 +189,13 @@ class XDigits {
       if (c + 1 < count) place = Behind(place);
     }
     if (p_.args.norm_weight != nullptr) {
-      digits_.template Make<true>(elements, at, count, row, units, weights, squares);
+      digits_.template Make<true>(at, count, row, units, weights, squares);
     } else {
-      digits_.template Make<false>(elements, at, count, row, units, weights, squares);
+      digits_.template Make<false>(at, count, row, units, weights, squares);
     }
   }
+
+ protected:
   // Of kTogether chunks of the warp from `chunk` on, how many exist.
   __device__ __forceinline__ int Count(int chunk) const {
     int count = 0;
@@ -257,20 +246,6 @@ class XKeeper : public XDigits<T, kBits, kForm, false> {
     CopyRows(near, p_.plan.chunks);
     CommitCopies();
   }
-  // Makes the digits of a row of kTogether chunks of the warp, as far as they exist, from `chunk`
-  // on, which has its place at `place`. A barrier of the warp comes after it.
-  __device__ __forceinline__ void Make(int chunk, XPlace place, int row, float& squares) const {
-    typename Digits::Elements elements[Digits::kTogether];
-    XPlace from = place;
-#pragma unroll
-    for (int c = 0; c < Digits::kTogether; ++c) {
-      this->digits_.Load(from.digits + row * Layout::kChunk, elements[c]);
-      if (c + 1 < this->Count(chunk)) from = this->Behind(from);
-    }
-    __syncwarp();  // all lanes have their elements
-    this->MakeFrom(elements, chunk, place, row, squares);
-  }
-
   // Waits for what the warp copies: its first chunks or all.
   __device__ __forceinline__ void WaitForFirst() const {
     WaitForCopies<1>();
