@@ -15,7 +15,7 @@ using packed_gemv::ChainExchange;
 constexpr int kExchanges = 8;
 __device__ ChainExchange exchanges[kExchanges];  // cleared before and after every launch
 
-// Exchanges go with workspaces: launches that may run at once have workspaces of their own.
+// Exchanges go with workspaces: what uses a workspace has an order.
 absl::StatusOr<ChainExchange*> ExchangeOf(const void* workspace) {
   static std::mutex mutex;
   static std::array<const void*, kExchanges> owners = {};

@@ -15,22 +15,26 @@ namespace tessera {
 
 inline constexpr int kPackedChainMost = 4;
 inline constexpr int64_t kPackedChainWidth =
-    32 * 1024;  // elements that a product hands on, at most
+    32 * 1024;  // outputs of a product but the last, at most
 
 // How the first products of a sequence go in one launch.
 struct PackedChainPlan {
   int count = 0;  // of products; below 2: none
   // Stages, and where sums and x lie in shared memory, are the same in all.
   std::array<PackedGemvPlan, kPackedChainMost> products;
-  std::array<int8_t, kPackedChainMost> residual_from = {};  // the product whose y is one's
-                                                            // residual, or -1
+  // The product whose y is one's residual, or -1: none of the launch.
+  std::array<int8_t, kPackedChainMost> residual_from = {};
 };
 
-// The longest chain that `products` start with: each but the first has the one before's y as x.
+// The longest chain that `products` start with. Each but the first has the y of the one before as
+// x; a residual is the whole y of one before or memory that none of them writes.
 PackedChainPlan PlanPackedChain(const GemvGpu& gpu, absl::Span<const LinearArgs> products);
 
-// Enqueues the plan's products, checked, as LinearCuda would one after the other. All blocks run at
-// once, one a multiprocessor. kInternal: the launch was refused.
+// Enqueues the plan's products, checked, as LinearCuda would one after the other: with the same
+// bits. As for LaunchPackedGemv, packed weights and norm weights must be complete before the kernel
+// ahead is enqueued. The blocks, one a multiprocessor, wait for each other: all must be able to run
+// at once, so two such launches must not overlap on a device (they have an order on one stream).
+// sm_90. kInternal: the launch was refused.
 absl::Status LaunchPackedChain(absl::Span<const LinearArgs> products, const PackedChainPlan& plan,
                                cudaStream_t stream);
 

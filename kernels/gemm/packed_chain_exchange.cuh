@@ -1,6 +1,6 @@
 // How products of one launch (packed_chain.h) hand each other what they compute: through memory in
-// which a word of 0 has not arrived. So a reader needs no other sign that a value is there, and
-// what was sent needs no fence.
+// which a half word of 0 has not arrived. So a reader needs no other sign that a value is there,
+// and what was sent needs no fence.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,11 @@ namespace packed_gemv {
 // that conversions give is never 0.
 struct alignas(128) ChainExchange {
   using Sent = uint16_t[kPackedChainMost - 1][kPackedChainWidth];
-  // By a launch's number: what the launch sends; all zeros, for the next one.
+  // A launch sends in one, by its number, and clears the other for the next.
   Sent sent[2];
   uint32_t launches;
 };
+static_assert(kPackedChainWidth % 8 == 0);  // pieces of 16 bytes
 
 __device__ __forceinline__ uint16_t Receive(const uint16_t* from) {
   uint16_t v;

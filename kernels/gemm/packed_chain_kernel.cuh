@@ -9,7 +9,7 @@
 namespace tessera {
 namespace packed_gemv {
 
-// So that a block of the decode attention kernel has room beside one of these.
+// Of a thread: so that a block of the decode attention kernel has room beside one of these.
 constexpr int kPackedChainRegisters = 80;
 
 struct ChainParams {
@@ -24,7 +24,7 @@ class ChainMail {
  public:
   // After the wait for the previous kernel.
   __device__ __forceinline__ explicit ChainMail(const ChainParams& chain)
-      : chain_(chain), launch_(*const_cast<volatile uint32_t*>(&chain.exchange->launches)) {}
+      : chain_(chain), launch_(__ldcg(&chain.exchange->launches)) {}
 
   __device__ __forceinline__ Links Of(int product) const {
     auto& sent = chain_.exchange->sent[launch_ % 2];
@@ -42,7 +42,7 @@ class ChainMail {
          i += kWarp * blocks)
       other[i] = {};
   }
-  // By one thread of the grid, when all blocks have sent something.
+  // By one thread of the grid, when all blocks have sent something: so all know the number.
   __device__ __forceinline__ void End() const { chain_.exchange->launches = launch_ + 1; }
 
  private:
@@ -55,6 +55,7 @@ class ChainMail {
 template <typename T, int kBits, bool kZeros>
 __global__ void __maxnreg__(kPackedChainRegisters)
     ChainKernel(const __grid_constant__ ChainParams chain) {
+#if __CUDA_ARCH__ >= 900
   constexpr PackedGemvForm kForm = PackedGemvForm::kLarge;
   constexpr PackedSegment kSegment = PackedSegment::kBlock;
   using Ring = StageRing<kBits, kSegment, kForm>;
@@ -106,6 +107,7 @@ __global__ void __maxnreg__(kPackedChainRegisters)
         },
         [](int) {});
   }
+#endif
 }
 
 using ChainFn = void (*)(ChainParams);

@@ -17,7 +17,7 @@ enum class PackedGemvForm { kSmall, kLarge, kWide };
 constexpr int PackedGemvResident(PackedGemvForm form) {  // blocks of a multiprocessor
   return form == PackedGemvForm::kSmall ? 2 : 1;
 }
-// Warps that multiply, beside two that load: with 64 registers a thread where two blocks share a
+// Warps that multiply, beside one that loads and one that writes: with 64 registers a thread where two blocks share a
 // multiprocessor, else 128.
 inline constexpr int kPackedGemvWarps = 14;
 inline constexpr int kPackedGemvThreads = (kPackedGemvWarps + 2) * 32;

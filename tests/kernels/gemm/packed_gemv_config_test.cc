@@ -19,7 +19,8 @@ TEST(PlanPackedGemv, StripsCoverTheLargestBlock) {
         ASSERT_GE(plan.strips * plan.strip_tiles, tiles) << "n=" << n;
         ASSERT_LT((plan.strips - 1) * plan.strip_tiles, tiles) << "n=" << n;
         ASSERT_LE(plan.strip_tiles * (gated ? 2 : 1), 2 * kPackedGemvPairs) << "n=" << n;
-        ASSERT_LE(plan.batch, plan.strips);
+        ASSERT_GE(plan.sum_slots, 1);
+        ASSERT_LE(plan.sum_slots, plan.strips);
       }
 }
 

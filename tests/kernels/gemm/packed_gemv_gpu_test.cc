@@ -227,41 +227,5 @@ TEST_F(PackedGemvGpu, OverlappedLaunchesReadFinishedInputs) {
   }
 }
 
-// Four products of a layer in one launch, each fed by the one before: the bits of four launches.
-TEST_F(PackedGemvGpu, JoinedProductsGiveTheBitsOfSeparateOnes) {
-  for (const int bits : {4, 8})
-    for (const bool zeros : {false, true}) {
-      const auto product = [&](LinearCase c, uint32_t seed) {
-        c.t = 1;
-        c.dtype = c.y_dtype = DType::kBf16;
-        return std::make_unique<PackedOnDevice>(
-            gpu(), RandomPacked({.linear = c, .bits = bits, .zeros = zeros}, seed));
-      };
-      const auto o = product({.n = 2048, .k = 1536, .residual = true}, 1);
-      const auto gate_up = product({.n = 4096, .k = 2048, .normed = true, .gated = true}, 2);
-      const auto down = product({.n = 2048, .k = 4096, .residual = true}, 3);
-      const auto qkv = product({.n = 3072, .k = 2048, .normed = true, .bias = true}, 4);
-      gate_up->args().x = o->args().y;
-      down->args().x = gate_up->args().y;
-      down->args().residual = o->args().y;
-      qkv->args().x = down->args().y;
-      PackedOnDevice* const all[] = {o.get(), gate_up.get(), down.get(), qkv.get()};
-      std::vector<std::vector<float>> expected;
-      for (PackedOnDevice* each : all) {
-        ASSERT_OK(each->Enqueue());
-        expected.push_back(each->Read());
-      }
-      std::vector<LinearArgs> products;
-      for (PackedOnDevice* each : all) products.push_back(each->args());
-      for (int run = 0; run < 20; ++run) {
-        for (PackedOnDevice* each : all)
-          ASSERT_OK(gpu().runtime().Zero(each->args().y, each->args().n * 2, gpu().stream()));
-        ASSERT_OK(LinearSequenceCuda({.products = products.data(), .count = 4}, o->stream()));
-        for (size_t i = 0; i < 4; ++i)
-          ASSERT_EQ(all[i]->Read(), expected[i]) << "product " << i << ", run " << run;
-      }
-    }
-}
-
 }  // namespace
 }  // namespace tessera
