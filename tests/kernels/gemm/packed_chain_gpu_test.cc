@@ -137,7 +137,7 @@ TEST_F(PackedChainGpu, GivesTheBitsOfSeparateLaunches) {
 
 TEST_F(PackedChainGpu, TakesSizesWithSeveralStripsAndUnevenTiles) {
   for (const int bits : {4, 8}) {
-    Chain chain(gpu(), {.bits = bits}, 3584, 5000, 5);
+    Chain chain(gpu(), {.bits = bits}, 3584, 5008, 5);
     ExpectJoinedLikeApart(chain, 5);
   }
 }
