@@ -156,11 +156,13 @@ run_multigpu() {
     done
   done
   models=$data/tiny-qwen2,$data/models/llama3-f16-sharded,$data/models/qwen3-bf16
+  models+=$(printf ",$data/models/%s" gptq-int4-act-g32-qwen3 gptq-int4-asym-act-g32-llama3 gptq-int8-column-qwen3 \
+    gptq-v2-int4-asym-act-g32-qwen3 awq-int4-g32-llama3 round-mixed-asym-llama3)
   shapes=("2x1=$models" "1x2=$models")
   ((gpus < 3)) || shapes+=("1x3=$data/tiny-qwen2")
   ((gpus < 4)) || shapes+=("4x1=$models" "2x2=$models")
   ranks=$((gpus < 4 ? gpus : 4))
-  step 180 "golden on $ranks ranks" launch/local.sh --build-dir "$build" --backend cuda --ranks "$ranks" \
+  step 300 "golden on $ranks ranks" launch/local.sh --build-dir "$build" --backend cuda --ranks "$ranks" \
     -- tools/golden_check.py "${shapes[@]}"
   for which in first last; do
     step 90 "$which rank killed" tools/lost_rank_check.sh $which 2000 --build-dir "$build" --backend cuda --ranks 2 \
