@@ -8,9 +8,6 @@ namespace {
 constexpr int kLeastStages = 3;
 // Before x is asked for (7B end to end, H200, 2026-11-21: 1 to 4 stages 706, 710, 716 tokens/s).
 constexpr int kEarlyStages = 4;
-// Shared memory that is left to a block of the decode attention kernel (decode_few.cuh, e = 128),
-// so that weights load while it runs (7B end to end: 716 tokens/s, without 651).
-constexpr int64_t kOfAttention = 41 * 1024;
 
 PackedGemvProblem ProblemOf(const LinearArgs& a) {
   return {.t = a.t,
@@ -88,7 +85,7 @@ PackedChainPlan PlanPackedChain(const GemvGpu& gpu, absl::Span<const LinearArgs>
     plan.residual_from[i] = from;
     ++plan.count;
   }
-  while (plan.count >= 2 && Share(plan, gpu.shared_bytes - kOfAttention) < kLeastStages &&
+  while (plan.count >= 2 && Share(plan, gpu.shared_bytes - kPackedRoom) < kLeastStages &&
          Share(plan, gpu.shared_bytes) < kLeastStages)
     --plan.count;
   return plan;

@@ -122,6 +122,8 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
         {(std::min(bytes, gpu.shared_bytes) - behind) / stage, needed, kPackedGemvMaxStages});
   };
   int64_t stages = PackedGemvResident(plan.form) == 1 ? 0 : stages_in(kSmallShared);
+  if (stages < std::min<int64_t>(needed, kGoodStages))
+    stages = stages_in(gpu.shared_bytes - kPackedRoom);
   if (stages < std::min<int64_t>(needed, kGoodStages)) stages = stages_in(gpu.shared_bytes);
   plan.stages = Int(std::max<int64_t>(stages, 1));
   plan.early_stages = Int(std::clamp<int64_t>(kEarlyBytes / plan.stage_bytes, 1,

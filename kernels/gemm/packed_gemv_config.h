@@ -17,8 +17,8 @@ enum class PackedGemvForm { kSmall, kLarge, kWide };
 constexpr int PackedGemvResident(PackedGemvForm form) {  // blocks of a multiprocessor
   return form == PackedGemvForm::kSmall ? 2 : 1;
 }
-// Warps that multiply, beside one that loads and one that writes: with 64 registers a thread where two blocks share a
-// multiprocessor, else 128.
+// Warps that multiply, beside one that loads and one that writes: with 64 registers a thread where
+// two blocks share a multiprocessor, else 128.
 inline constexpr int kPackedGemvWarps = 14;
 inline constexpr int kPackedGemvThreads = (kPackedGemvWarps + 2) * 32;
 constexpr bool PackedGemvWide(PackedGemvForm form) { return form == PackedGemvForm::kWide; }
@@ -77,6 +77,11 @@ struct PackedGemvPlan {
   int sum_slots = 1, sum_slot_bytes = 0;         // for sums of strips
   int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
 };
+
+// Shared memory that the forms that take a whole multiprocessor leave, where they have stages
+// enough, to a block of the decode attention kernel (decode_few.cuh, e = 128), which so starts
+// while they end; and a chain (packed_chain.h) loads while that runs.
+inline constexpr int64_t kPackedRoom = 41 * 1024;
 
 // Bytes of a block's shared memory behind its stages, but for ragged groups.
 int64_t PackedGemvBehind(const PackedGemvPlan& plan);
