@@ -124,7 +124,7 @@ absl::Status LinearSequenceCuda(const LinearSequenceArgs& args, const Stream& st
   absl::Span<const LinearArgs> left(args.products, static_cast<size_t>(args.count));
   while (!left.empty()) {
     const PackedChainPlan plan = current.is_sm90() ? PlanPackedChain(gpu, left) : PackedChainPlan{};
-    if (plan.count < 2) {
+    if (plan.count == 0) {
       RETURN_IF_ERROR(LinearCuda(left.front(), stream));
       left.remove_prefix(1);
       continue;

@@ -85,9 +85,11 @@ PackedChainPlan PlanPackedChain(const GemvGpu& gpu, absl::Span<const LinearArgs>
     plan.residual_from[i] = from;
     ++plan.count;
   }
-  while (plan.count >= 2 && Share(plan, gpu.shared_bytes - kPackedRoom) < kLeastStages &&
+  while (plan.count >= kPackedChainLeast &&
+         Share(plan, gpu.shared_bytes - kPackedRoom) < kLeastStages &&
          Share(plan, gpu.shared_bytes) < kLeastStages)
     --plan.count;
+  if (plan.count < kPackedChainLeast) plan.count = 0;
   return plan;
 }
 

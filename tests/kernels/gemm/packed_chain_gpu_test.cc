@@ -201,12 +201,12 @@ TEST_F(PackedChainGpu, ChainsOfOtherSizesTakeTurns) {
   ExpectSame(of_large, large.Read());
 }
 
-// A sequence that is no chain runs one by one.
-TEST_F(PackedChainGpu, RunsWhatDoesNotJoinOneByOne) {
+// What does not join runs behind on its own.
+TEST_F(PackedChainGpu, RunsWhatDoesNotJoinBehind) {
   Chain chain(gpu(), {}, 2048, 4096, 29);
   const testing::FloatArray other = gpu().Upload(DType::kBf16, std::vector<float>(4096, 1.f));
-  chain.args(2).x = other.data();
-  ASSERT_EQ(chain.Joined(), 2);
+  chain.args(3).x = other.data();
+  ASSERT_EQ(chain.Joined(), 3);
   ASSERT_OK(chain.EnqueueApart());
   const auto expected = chain.Read();
   chain.Poison();
