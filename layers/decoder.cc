@@ -128,14 +128,14 @@ absl::Status Decoder::Forward(const StepInputs& inputs) const {
   queue_->products.clear();  // of a step that failed
   const Residual residual = ResidualOf(inputs.t);
   RETURN_IF_ERROR(Enter(inputs, residual));
-  const AttentionScratch rows = AttentionRows(inputs.t);
+  const LayerScratch rows = ScratchOf(inputs.t);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
     const InputNorm next = i + 1 < layers_.size() ? layers_[i + 1].attention_norm : InputNorm{};
-    RETURN_IF_ERROR(layer.attention.Forward(spec_.context, attention_, inputs, rows, residual,
-                                            layer.attention_norm, layer.mlp_norm));
+    RETURN_IF_ERROR(layer.attention.Forward(spec_.context, attention_, inputs, rows.attention,
+                                            residual, layer.attention_norm, layer.mlp_norm));
     RETURN_IF_ERROR(
-        layer.mlp.Forward(spec_.context, residual, layer.mlp_norm, next, spec_.buffers.scratch));
+        layer.mlp.Forward(spec_.context, residual, layer.mlp_norm, next, rows.activated));
   }
   return spec_.context.EnqueueWaiting();
 }
@@ -151,6 +151,7 @@ absl::StatusOr<LogitsView> Decoder::Logits(const int32_t* rows, int64_t count) c
                             .d = spec_.config.hidden,
                             .eps = context.norm_eps,
                             .dtype = context.dtype};
+  RETURN_IF_ERROR(context.EnqueueWaiting());
   RETURN_IF_ERROR(context.ops->rms_norm(norm, context.stream));
   // A shard's logits go where the all-gather will have them: block tp_rank of [tp, count, width].
   const int64_t width = spec_.shard.vocab_width, block = count * width;
@@ -178,13 +179,16 @@ int64_t Decoder::hidden_bytes(int64_t t) const {
   return t * spec_.config.hidden * SizeOf(spec_.context.dtype);
 }
 
-AttentionScratch Decoder::AttentionRows(int64_t t) const {
+Decoder::LayerScratch Decoder::ScratchOf(int64_t t) const {
   const int64_t element = SizeOf(spec_.context.dtype);
   const int64_t q = attention_.h * attention_.e, kv = attention_.g * attention_.e;
   const int64_t qkv_bytes = AlignUp(t * (q + 2 * kv) * element, kScratchAlignment);
   const int64_t q_bytes = AlignUp(t * q * element, kScratchAlignment);
-  void* base = spec_.buffers.scratch;
-  return {.qkv = base, .q = Offset(base, qkv_bytes), .out = Offset(base, qkv_bytes + q_bytes)};
+  void* const base = spec_.buffers.scratch;
+  return {.attention = {.qkv = base,
+                        .q = Offset(base, qkv_bytes),
+                        .out = Offset(base, qkv_bytes + q_bytes)},
+          .activated = t == 1 ? spec_.buffers.activated_row : base};
 }
 
 }  // namespace tessera

@@ -20,11 +20,14 @@ namespace tessera {
 
 // Device memory of a stage, owned by the caller.
 struct DecoderBuffers {
-  void* hidden = nullptr;       // [max t, d]
-  void* normed = nullptr;       // [max t, widest copies of d]: see Residual, as for the next two
-  void* partial = nullptr;      // [max t, d]
-  void* split = nullptr;        // [max t, widest outputs that are not merged]
-  void* scratch = nullptr;      // attention's or the feed-forward's rows
+  void* hidden = nullptr;   // [max t, d]
+  void* normed = nullptr;   // [max t, widest copies of d]: see Residual, as for the next two
+  void* partial = nullptr;  // [max t, d]
+  void* split = nullptr;    // [max t, widest outputs that are not merged]
+  void* scratch = nullptr;  // attention's or the feed-forward's rows
+  // The feed-forward's row of a step that has one: the next layer's q, k and v may be written in
+  // the same launch (kernels/gemm/packed_chain.h).
+  void* activated_row = nullptr;
   void* kv = nullptr;           // [layers, 2, blocks, g, block_size, e]
   void* last_hidden = nullptr;  // [max rows, the head's columns], last stage
   float* logits = nullptr;      // [tp, max rows, vocab_width], last stage
@@ -67,12 +70,19 @@ class Decoder {
   };
 
   explicit Decoder(const DecoderSpec& spec) : spec_(spec), queue_(std::make_unique<LinearQueue>()) {
-    spec_.context.queue = queue_.get();
+    // Beside a stage's steps another's results may come in, by a kernel that waits for them:
+    // products that go together would wait with it (kernels/gemm/packed_chain.h).
+    if (spec.shard.first() && spec.shard.last()) spec_.context.queue = queue_.get();
   }
   absl::Status AddLayer(int64_t index, const WeightMap& weights);
   Residual ResidualOf(int64_t t) const;
   absl::Status Enter(const StepInputs& inputs, const Residual& residual) const;
-  AttentionScratch AttentionRows(int64_t t) const;
+  // Where a step of t rows has what lives within a layer.
+  struct LayerScratch {
+    AttentionScratch attention;
+    void* activated;
+  };
+  LayerScratch ScratchOf(int64_t t) const;
 
   DecoderSpec spec_;
   std::unique_ptr<LinearQueue> queue_;

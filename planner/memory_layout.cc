@@ -166,11 +166,12 @@ void AddActivations(const LayoutInput& in, const QuantRows& quant, Layout& layou
   add("normed", t * std::max(quant.normed, sharded ? c.hidden : int64_t{0}) * element);
   add("partial", sharded ? t * c.hidden * element : 0);
   add("split", t * quant.split * element);
-  // Attention's rows and the feed-forward's are never alive together.
+  // Attention's rows and the feed-forward's are never alive together, but for those of one token.
   add("scratch", std::max(AlignUp(t * (q + 2 * kv) * element, kBufferAlignment) +
                               AlignUp(t * q * element, kBufferAlignment) +
                               AlignUp(t * std::max(q, quant.attended) * element, kBufferAlignment),
                           t * WidestFeedForward(in, quant) * element));
+  add("activated_row", WidestFeedForward(in, quant) * element);
   add("token_ids", t * SizeOf(DType::kI32));
   add("kv_index", t * SizeOf(DType::kI64));
   add("block_table", l.max_sequences * l.max_blocks() * SizeOf(DType::kI32));

@@ -125,6 +125,7 @@ absl::Status Engine::InitDecoder() {
                      .partial = arena_.Find("partial"),
                      .split = arena_.Find("split"),
                      .scratch = arena_.Find("scratch"),
+                     .activated_row = arena_.Find("activated_row"),
                      .kv = arena_.Find("kv"),
                      .last_hidden = arena_.Find("last_hidden"),
                      .logits = static_cast<float*>(arena_.Find("logits")),

@@ -47,14 +47,17 @@ struct LinearArgs {
 // that no kernel takes or too few to cover k. kUnimplemented: a dtype combination other than those
 // above. kInternal: the launch was refused.
 absl::Status LinearCpu(const LinearArgs& args, const Stream& stream);
+absl::Status LinearCuda(const LinearArgs& args, const Stream& stream);
 
-// Products one after the other; one may read what those before it wrote.
+// Products one after the other, as by LinearCpu or LinearCuda: one may read as x or residual what
+// those before it wrote; weights, norm weights and biases none of them writes. CUDA may compute
+// several in one launch, whose blocks wait for each other: two sequences must not run at once on a
+// device. Errors as above, some of the products may then be enqueued.
 struct LinearSequenceArgs {
   const LinearArgs* products = nullptr;
   int count = 0;
 };
 absl::Status LinearSequenceCpu(const LinearSequenceArgs& args, const Stream& stream);
 absl::Status LinearSequenceCuda(const LinearSequenceArgs& args, const Stream& stream);
-absl::Status LinearCuda(const LinearArgs& args, const Stream& stream);
 
 }  // namespace tessera

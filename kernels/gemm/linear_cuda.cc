@@ -122,17 +122,13 @@ absl::Status LinearSequenceCuda(const LinearSequenceArgs& args, const Stream& st
   const GpuIdentity& current = CurrentGpu();
   const GemvGpu gpu = {.sm_count = current.sm_count, .shared_bytes = current.shared_bytes};
   absl::Span<const LinearArgs> left(args.products, static_cast<size_t>(args.count));
+  for (const LinearArgs& a : left) RETURN_IF_ERROR(CheckLinear(a, Device::kCuda, gpu.sm_count));
   while (!left.empty()) {
     const PackedChainPlan plan = current.is_sm90() ? PlanPackedChain(gpu, left) : PackedChainPlan{};
-    if (plan.count == 0) {
-      RETURN_IF_ERROR(LinearCuda(left.front(), stream));
-      left.remove_prefix(1);
-      continue;
-    }
-    const auto joined = left.first(static_cast<size_t>(plan.count));
-    for (const LinearArgs& a : joined) RETURN_IF_ERROR(CheckLinear(a, Device::kCuda, gpu.sm_count));
-    RETURN_IF_ERROR(LaunchPackedChain(joined, plan, stream.cuda));
-    left.remove_prefix(joined.size());
+    const size_t taken = static_cast<size_t>(std::max(plan.count, 1));
+    RETURN_IF_ERROR(plan.count > 0 ? LaunchPackedChain(left.first(taken), plan, stream.cuda)
+                                   : LinearCuda(left.front(), stream));
+    left.remove_prefix(taken);
   }
   return absl::OkStatus();
 }

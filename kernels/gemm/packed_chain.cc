@@ -35,6 +35,15 @@ bool Follows(const LinearArgs& a, const LinearArgs& before) {
          (a.packed.zeros != nullptr) == (before.packed.zeros != nullptr);
 }
 
+// Whether one writes where the other does, but not to the very same outputs: blocks are not in
+// step, so that what lies there in the end would be either's.
+bool WritesOver(const LinearArgs& a, const LinearArgs& b) {
+  if (a.y == b.y && a.n == b.n && a.y_dtype == b.y_dtype) return false;
+  const auto* const of_a = static_cast<const char*>(a.y);
+  const auto* const of_b = static_cast<const char*>(b.y);
+  return of_a < of_b + b.n * SizeOf(b.y_dtype) && of_b < of_a + a.n * SizeOf(a.y_dtype);
+}
+
 // The last of `before` that writes what `a` adds, or -1.
 int8_t ResidualFrom(const LinearArgs& a, absl::Span<const LinearArgs> before) {
   if (a.residual == nullptr) return -1;
@@ -67,7 +76,7 @@ int Share(PackedChainPlan& plan, int64_t bytes) {
   for (PackedGemvPlan& each : all) {
     each.stages = stages;
     each.early_stages = std::min(stages, kEarlyStages);
-    each.shared_bytes = stages * stage + behind;
+    each.shared_bytes = std::max(stages * stage + behind, std::min(bytes, kPackedWholeShared));
   }
   return stages;
 }
@@ -79,7 +88,11 @@ PackedChainPlan PlanPackedChain(const GemvGpu& gpu, absl::Span<const LinearArgs>
   const size_t most = std::min<size_t>(products.size(), kPackedChainMost);
   for (size_t i = 0; i < most && Serves(gpu, products[i]); ++i) {
     if (i > 0 && !Follows(products[i], products[i - 1])) break;
-    const int8_t from = ResidualFrom(products[i], products.first(i));
+    const auto before = products.first(i);
+    if (std::any_of(before.begin(), before.end(),
+                    [&](const LinearArgs& b) { return WritesOver(products[i], b); }))
+      break;
+    const int8_t from = ResidualFrom(products[i], before);
     if (from >= 0 && products[static_cast<size_t>(from)].n != products[i].n) break;
     plan.products[i] = PlanPackedGemv(gpu, ProblemOf(products[i]));
     plan.residual_from[i] = from;

@@ -1,7 +1,3 @@
-#include <algorithm>
-#include <array>
-#include <mutex>
-
 #include "common/status_macros.h"
 #include "kernels/device/launch.cuh"
 #include "kernels/gemm/packed_chain.h"
@@ -12,25 +8,9 @@ namespace {
 
 using packed_gemv::ChainExchange;
 
-constexpr int kExchanges = 8;
-__device__ ChainExchange exchanges[kExchanges];  // cleared before and after every launch
-
-// Exchanges go with workspaces: what uses a workspace has an order.
-absl::StatusOr<ChainExchange*> ExchangeOf(const void* workspace) {
-  static std::mutex mutex;
-  static std::array<const void*, kExchanges> owners = {};
-  static size_t next = 0;
-  void* all = nullptr;
-  RETURN_IF_CUDA_ERROR(cudaGetSymbolAddress(&all, exchanges), "packed chain: exchanges");
-  const std::lock_guard<std::mutex> lock(mutex);
-  const auto* found = std::find(owners.begin(), owners.end(), workspace);
-  if (found == owners.end()) {
-    found = &owners[next];
-    owners[next] = workspace;
-    next = (next + 1) % kExchanges;
-  }
-  return static_cast<ChainExchange*>(all) + (found - owners.begin());
-}
+// One for the device, since launches do not overlap (packed_chain.h). Each clears what the one
+// before sent; at first all is zero.
+__device__ ChainExchange exchange;
 
 }  // namespace
 
@@ -42,7 +22,9 @@ absl::Status LaunchPackedChain(absl::Span<const LinearArgs> products, const Pack
     params.products[i] = {products[i], plan.products[i]};
     params.residual_from[i] = plan.residual_from[i];
   }
-  ASSIGN_OR_RETURN(params.exchange, ExchangeOf(products.front().workspace));
+  void* found = nullptr;
+  RETURN_IF_CUDA_ERROR(cudaGetSymbolAddress(&found, exchange), "packed chain: exchange");
+  params.exchange = static_cast<ChainExchange*>(found);
   const LinearArgs& first = products.front();
   const PackedGemvPlan& shape = plan.products.front();
   const bool zeros = first.packed.zeros != nullptr;

@@ -35,7 +35,8 @@ PackedChainPlan PlanPackedChain(const GemvGpu& gpu, absl::Span<const LinearArgs>
 // bits. As for LaunchPackedGemv, packed weights and norm weights must be complete before the kernel
 // ahead is enqueued. The blocks, one a multiprocessor, wait for each other: all must be able to run
 // at once, so two such launches must not overlap on a device (they have an order on one stream).
-// sm_90. kInternal: the launch was refused.
+// Nothing else on the device may hold a multiprocessor while it waits for the host or another
+// device. sm_90. kInternal: the launch was refused.
 absl::Status LaunchPackedChain(absl::Span<const LinearArgs> products, const PackedChainPlan& plan,
                                cudaStream_t stream);
 

@@ -18,10 +18,18 @@ struct alignas(128) ChainExchange {
   using Sent = uint16_t[kPackedChainMost - 1][kPackedChainWidth];
   // A launch sends in one, by its number, and clears the other for the next.
   Sent sent[2];
-  uint32_t launches;
+  uint32_t launches;  // that have ended
 };
 static_assert(kPackedChainWidth % 8 == 0);  // pieces of 16 bytes
 
+__device__ __forceinline__ uint32_t LaunchesOf(const ChainExchange& exchange) {
+  uint32_t v;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];"
+               : "=r"(v)
+               : "l"(&exchange.launches)
+               : "memory");
+  return v;
+}
 __device__ __forceinline__ uint16_t Receive(const uint16_t* from) {
   uint16_t v;
   asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(v) : "l"(from) : "memory");
@@ -60,9 +68,10 @@ class ChainX : public XDigits<T, kBits, PackedGemvForm::kLarge, true> {
   using Digits::kWarps, Digits::kBlock, Digits::kPieces, Digits::p_, Digits::warp_;
 
  public:
-  __device__ __forceinline__ ChainX(const Params& p, const Links& links, char* xs,
+  // `sent`: where x is sent, or null: in memory.
+  __device__ __forceinline__ ChainX(const Params& p, const uint16_t* sent, char* xs,
                                     char* norm_weight, float* units)
-      : Digits(p, xs, norm_weight, units), sent_(links.x) {}
+      : Digits(p, xs, norm_weight, units), sent_(sent) {}
 
   __device__ __forceinline__ void Start() { Fetch(warp_); }
   __device__ __forceinline__ void WaitForFirst() const {

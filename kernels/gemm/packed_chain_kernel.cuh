@@ -19,12 +19,11 @@ struct ChainParams {
   ChainExchange* exchange = nullptr;
 };
 
-// A block's view of the exchange.
-class ChainMail {
+// The part of the exchange that launch `launch` sends in. After the wait for the previous kernel.
+class LaunchExchange {
  public:
-  // After the wait for the previous kernel.
-  __device__ __forceinline__ explicit ChainMail(const ChainParams& chain)
-      : chain_(chain), launch_(__ldcg(&chain.exchange->launches)) {}
+  __device__ __forceinline__ LaunchExchange(const ChainParams& chain, uint32_t launch)
+      : chain_(chain), launch_(launch) {}
 
   __device__ __forceinline__ Links Of(int product) const {
     auto& sent = chain_.exchange->sent[launch_ % 2];
@@ -84,26 +83,30 @@ __global__ void __maxnreg__(kPackedChainRegisters)
   }
   for (int i = 0; i < chain.count; ++i) TouchParams(chain.products[i]);
   WaitForPrevious();
-  const ChainMail mail(chain);
   if (warp == kWritingWarp) {
-    mail.ClearOther();
+    const LaunchExchange exchange(chain, LaunchesOf(*chain.exchange));
+    exchange.ClearOther();
     for (int i = 0; i < chain.count; ++i) {
       const Params& p = chain.products[i];
       const BlockWork block(p.plan);
-      OutputWriter<kForm, ChainPlace<T>>(p, block, {p.args, mail.Of(i)}, 0, 1).WriteAll(sum_ring);
+      OutputWriter<kForm, ChainPlace<T>>(p, block, {p.args, exchange.Of(i)}, 0).WriteAll(sum_ring);
     }
-    if (blockIdx.x == 0 && LaneIndex() == 0) mail.End();
+    if (blockIdx.x == 0 && LaneIndex() == 0) exchange.End();
     return;
   }
+  uint32_t launch = 0;
   for (int i = 0; i < chain.count; ++i) {
     const Params& p = chain.products[i];
     const Shared<kForm> of_product(p, memory);
-    ChainX<T, kBits> x(p, mail.Of(i), of_product.xs, of_product.norm_weight, of_product.units);
+    ChainX<T, kBits> x(p, LaunchExchange(chain, launch).Of(i).x, of_product.xs,
+                       of_product.norm_weight, of_product.units);
     MultiplyAll<kBits, kSegment, kZeros, kForm>(
         p, ring, sum_ring, x,
         [&] {
           x.Start();
-          if (i == 0 && threadIdx.x == 0) ring.AllowAll();
+          if (i > 0) return;
+          if (threadIdx.x == 0) ring.AllowAll();
+          launch = LaunchesOf(*chain.exchange);  // x of the first product does not wait for it
         },
         [](int) {});
   }

@@ -14,7 +14,7 @@ constexpr int64_t kFullStage = 2 * kPackedGemvPairs * kPackedGemvWarps * kPacked
 constexpr int64_t kSumBytes = 16 * 1024;  // for sums of strips, where two fit
 constexpr int64_t kMostSumSlots = 4;
 // Of a block that leaves room for one of the next kernel; CUDA keeps 1 KB for each.
-constexpr int64_t kSmallShared = 112 * 1024, kWholeShared = 116 * 1024;
+constexpr int64_t kSmallShared = 112 * 1024;
 // Of weights, that may be under way before x is asked for: a deeper queue would keep x waiting
 // (packed_gemm_bench m1, H200, 2026-11-21: 60 to 150 KB differ by 2 %).
 constexpr int64_t kEarlyBytes = 110 * 1024;
@@ -25,7 +25,7 @@ constexpr int64_t kLargeBytes = 20'000'000;
 constexpr int64_t kSmallK = 4096;
 // Elements of x, past which the many-row kernel is faster (packed_gemm_bench rows, H200,
 // 2026-11-21).
-constexpr int64_t kMaxX = 36 * 1024;
+constexpr int64_t kMaxX = 40 * 1024;
 
 int Int(int64_t value) { return static_cast<int>(value); }
 
@@ -122,17 +122,14 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
         {(std::min(bytes, gpu.shared_bytes) - behind) / stage, needed, kPackedGemvMaxStages});
   };
   int64_t stages = PackedGemvResident(plan.form) == 1 ? 0 : stages_in(kSmallShared);
-  if (stages < std::min<int64_t>(needed, kGoodStages))
-    stages = stages_in(gpu.shared_bytes - kPackedRoom);
+  if (plan.form == PackedGemvForm::kLarge) stages = stages_in(gpu.shared_bytes - kPackedRoom);
   if (stages < std::min<int64_t>(needed, kGoodStages)) stages = stages_in(gpu.shared_bytes);
   plan.stages = Int(std::max<int64_t>(stages, 1));
   plan.early_stages = Int(std::clamp<int64_t>(kEarlyBytes / plan.stage_bytes, 1,
                                               std::min<int64_t>(plan.stages, needed)));
   plan.shared_bytes = plan.stages * stage + behind;
-  // Where blocks of the next kernel could come beside this one's, two of them might meet on one
-  // multiprocessor while others have none.
   if (PackedGemvResident(plan.form) == 1)
-    plan.shared_bytes = std::max(plan.shared_bytes, std::min(gpu.shared_bytes, kWholeShared));
+    plan.shared_bytes = std::max(plan.shared_bytes, std::min(gpu.shared_bytes, kPackedWholeShared));
   return plan;
 }
 

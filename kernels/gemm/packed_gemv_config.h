@@ -82,6 +82,9 @@ struct PackedGemvPlan {
 // enough, to a block of the decode attention kernel (decode_few.cuh, e = 128), which so starts
 // while they end; and a chain (packed_chain.h) loads while that runs.
 inline constexpr int64_t kPackedRoom = 41 * 1024;
+// What such a block has at least, so that there is no second one beside it: two of the next
+// kernel's might meet on one multiprocessor while others have none.
+inline constexpr int64_t kPackedWholeShared = 116 * 1024;
 
 // Bytes of a block's shared memory behind its stages, but for ragged groups.
 int64_t PackedGemvBehind(const PackedGemvPlan& plan);

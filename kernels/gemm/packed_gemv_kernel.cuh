@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kPackedGemvThreads, PackedGemvResident(kForm))
          i += static_cast<int>(blockDim.x))
       shared.steps[i] = p.args.packed.group_of_step[i];
   if (warp == kLoadingWarp && LaneIndex() == 0) {
-    sum_ring.Init(kWide ? min(static_cast<int>(p.args.t), kPackedGemvWarps) : 1);
+    sum_ring.Init(RowsOf<kForm>(p));  // a writing warp for each row
     ring.Init();
   }
   __syncthreads();
@@ -146,11 +146,11 @@ __global__ void __launch_bounds__(kPackedGemvThreads, PackedGemvResident(kForm))
   } else if (warp == kWritingWarp) {
     if (kWide) return;
     WaitForPrevious();
-    OutputWriter<kForm, OutputPlace<T>>(p, block, {p.args}, 0, 1).WriteAll(sum_ring);
+    OutputWriter<kForm, OutputPlace<T>>(p, block, {p.args}, 0).WriteAll(sum_ring);
   } else {
     XKeeper<T, kBits, kForm> x(p, shared.xs, shared.norm_weight, shared.units);
     SumRing written(p.plan, shared.sums, shared.sum_barriers);
-    OutputWriter<kForm, OutputPlace<T>> outputs(p, block, {p.args}, warp, kPackedGemvWarps);
+    OutputWriter<kForm, OutputPlace<T>> outputs(p, block, {p.args}, warp);
     TouchParams(p);
     MultiplyAll<kBits, kSegment, kZeros, kForm>(
         p, ring, sum_ring, x,

@@ -25,22 +25,16 @@ struct OutputPlace {
   const LinearArgs& args;
 };
 
-// Adds the warps' sums of each strip in the order of the warps and writes the outputs: of every
-// row_step-th row of x from first_row on. A lane has one of a strip's rows of w.
+// Adds the warps' sums of each strip in the order of the warps and writes the outputs of row `row`
+// of x. A lane has one of a strip's rows of w.
 template <PackedGemvForm kForm, typename Place>
 class OutputWriter {
   static constexpr int kWarps = kPackedGemvWarps;
 
  public:
   __device__ __forceinline__ OutputWriter(const Params& p, const BlockWork& block,
-                                          const Place& place, int first_row, int row_step)
-      : place_(place),
-        a_(p.args),
-        plan_(p.plan),
-        block_(block),
-        t_(RowsOf<kForm>(p)),
-        first_row_(first_row),
-        row_step_(row_step) {}
+                                          const Place& place, int row)
+      : place_(place), a_(p.args), plan_(p.plan), block_(block), t_(RowsOf<kForm>(p)), row_(row) {}
 
   // The next strip of the ring, strip `strip` of the block.
   __device__ __forceinline__ void Write(int strip, SumRing& ring) {
@@ -50,19 +44,15 @@ class OutputWriter {
     const int64_t n = first + LaneIndex();
     const bool mine = n < end;
     typename Place::Loading addend = {};
-    if (mine && first_row_ < t_) addend = place_.LoadAddend(first_row_, n);
+    if (mine) addend = place_.LoadAddend(row_, n);
     const float* const sums = ring.WaitForFull();
-    if (strip == 0) norm_ = NormOf(sums + t_ * SumRing::kRowFloats);
-    for (int row = first_row_; row < t_; row += row_step_) {
-      const float sum =
-          Collect(sums + row * SumRing::kRowFloats + LaneIndex()) * __shfl_sync(~0u, norm_, row);
-      if (a_.gated) {
-        const float up = __shfl_down_sync(~0u, sum, kPackedStripRows / 2);
-        if (mine) place_.Store(row, n, Silu(sum) * up);
-      } else {
-        if (row > first_row_ && mine) addend = place_.LoadAddend(row, n);
-        if (mine) place_.Store(row, n, sum + place_.Loaded(addend, n));
-      }
+    if (strip == 0) norm_ = NormFactor(sums + t_ * SumRing::kRowFloats + row_ * kWarps);
+    const float sum = Collect(sums + row_ * SumRing::kRowFloats + LaneIndex()) * norm_;
+    if (a_.gated) {
+      const float up = __shfl_down_sync(~0u, sum, kPackedStripRows / 2);
+      if (mine) place_.Store(row_, n, Silu(sum) * up);
+    } else if (mine) {
+      place_.Store(row_, n, sum + place_.Loaded(addend, n));
     }
     ring.GiveBack();
   }
@@ -71,12 +61,12 @@ class OutputWriter {
   }
 
  private:
-  // What normalises the lane's row of x, of which its digits know nothing.
-  __device__ __forceinline__ float NormOf(const float* squares) const {
-    if (a_.norm_weight == nullptr || LaneIndex() >= t_) return 1.f;
+  // What normalises the row of x, of which its digits know nothing.
+  __device__ __forceinline__ float NormFactor(const float* squares) const {
+    if (a_.norm_weight == nullptr) return 1.f;
     float sum = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += squares[LaneIndex() * kWarps + w];
+    for (int w = 0; w < kWarps; ++w) sum += squares[w];
     return rsqrtf(sum / static_cast<float>(a_.k) + a_.norm_eps);
   }
   __device__ __forceinline__ static float Collect(const float* at) {
@@ -90,8 +80,8 @@ class OutputWriter {
   const LinearArgs& a_;
   const PackedGemvPlan& plan_;
   const BlockWork& block_;
-  const int t_, first_row_, row_step_;
-  float norm_ = 1;  // of row LaneIndex() of x
+  const int t_, row_;
+  float norm_ = 1;
 };
 
 }  // namespace packed_gemv

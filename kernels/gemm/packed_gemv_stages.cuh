@@ -194,7 +194,7 @@ class StageRing {
     }
   }
 
-  // By one thread, when x is on its way: lets the loading warps go on past early_stages.
+  // By one thread, when x is on its way: lets the loading warp go on past early_stages.
   __device__ __forceinline__ void AllowAll() const { ArriveAt(Ready()); }
 
   // A multiplying warp: waits for the next stage and names its place; then gives it back.

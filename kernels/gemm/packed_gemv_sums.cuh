@@ -10,7 +10,7 @@
 namespace tessera {
 namespace packed_gemv {
 
-// A ring of slots in shared memory, one for the sums of a strip: [rows of
+// A place in a ring of slots in shared memory, one for the sums of a strip: [rows of
 // x][warps][kPackedStripRows], and behind them, of the first strip, the warps' sums of squares of
 // x, [rows of x][warps]. A slot has two barriers: full, then free.
 class SumRing {

@@ -36,7 +36,10 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(const LocalClusterOptions& op
   layout.device = {.device = options.device, .sm_count = facts.sm_count};
   ASSIGN_OR_RETURN(const std::vector<BufferSpec> buffers, MemoryLayout(layout));
   ASSIGN_OR_RETURN(me.arena, Arena::Create(*me.runtime, buffers));
-  ASSIGN_OR_RETURN(const Ops* ops, OpsFor(options.device));
+  const Ops* ops = options.ops;
+  if (ops == nullptr) {
+    ASSIGN_OR_RETURN(ops, OpsFor(options.device));
+  }
   EngineSpec spec;
   spec.layout = layout;
   spec.leader = rank == 0;

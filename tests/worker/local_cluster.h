@@ -11,6 +11,7 @@
 #include <absl/status/statusor.h>
 
 #include "common/dtype.h"
+#include "kernels/ops.h"
 #include "kernels/runtime/stream.h"
 #include "worker/sequence.h"
 
@@ -29,6 +30,7 @@ struct LocalClusterOptions {
   Device device = Device::kCpu;  // kCuda: one rank
   DType dtype = DType::kF32;     // of activations
   bool graphs = true;
+  const Ops* ops = nullptr;  // null: the device's
 };
 
 // What became of one sequence.

@@ -18,13 +18,12 @@ class Layer {
     products = {Product(hidden, hidden, bits), Product(inner, hidden, bits),
                 Product(hidden, inner, bits), Product(qkv, hidden, bits)};
     products[1].gated = true;
-    products[1].norm_weight = products[3].norm_weight = &memory_[20];
+    products[1].norm_weight = products[3].norm_weight = &inputs_[2];
     for (size_t i = 0; i < products.size(); ++i) {
-      products[i].x = i == 0 ? &memory_[10] : products[i - 1].y;
-      products[i].y = &memory_[i];
-      if (i > 0) products[i].x = products[i - 1].y;
+      products[i].y = &outputs_[i * kApart];
+      products[i].x = i == 0 ? &inputs_[0] : products[i - 1].y;
     }
-    products[0].residual = &memory_[11];
+    products[0].residual = &inputs_[1];
     products[2].residual = products[0].y;
   }
   PackedChainPlan Plan(const GemvGpu& gpu = kH200) const { return PlanPackedChain(gpu, products); }
@@ -38,8 +37,8 @@ class Layer {
                        .k = k,
                        .groups = k / 128,
                        .group = 128,
-                       .values = &memory_[21],
-                       .scales = &memory_[22]},
+                       .values = &inputs_[3],
+                       .scales = &inputs_[4]},
             .t = 1,
             .n = n,
             .k = k,
@@ -47,7 +46,9 @@ class Layer {
             .weight_dtype = DType::kBf16,
             .y_dtype = DType::kBf16};
   }
-  char memory_[32] = {};
+  static constexpr size_t kApart = 64 * 1024;
+  char inputs_[8] = {};
+  std::vector<char> outputs_ = std::vector<char>(4 * kApart);
 };
 
 TEST(PlanPackedChain, JoinsTheProductsOfALayer) {
@@ -120,6 +121,16 @@ TEST(PlanPackedChain, EndsWhereAProductIsNotFedByTheOneBefore) {
   EXPECT_EQ(count_with([](Products& p) { p[3].residual = p[0].y; }), 3);
   const uint16_t steps[1] = {};
   EXPECT_EQ(count_with([&](Products& p) { p[3].packed.group_of_step = steps; }), 3);
+}
+
+TEST(PlanPackedChain, EndsWhereAProductWritesOverAnother) {
+  Layer layer(3584, 18944, 4608);
+  layer.products[3].y = layer.products[1].y;
+  EXPECT_EQ(layer.Plan().count, 3);
+  layer.products[3].y = static_cast<char*>(layer.products[0].y) + 3584 * 2 - 2;
+  EXPECT_EQ(layer.Plan().count, 3);
+  layer.products[3].y = static_cast<char*>(layer.products[0].y) + 3584 * 2;
+  EXPECT_EQ(layer.Plan().count, 4);
 }
 
 TEST(PlanPackedChain, JoinsNothingWhereABlockHasTooLittle) {
