@@ -184,7 +184,7 @@ absl::Status TimeChain(const Bench& b, const std::string& model, int layers, con
       const Shape& s = ShapeNamed(model + part);
       if (at + BufferBytes(s, f) > kPoolBytes) at = 0;
       ops.push_back(ArgsFor(b, s, f, t, b.weights + at));
-      ops.back().y = b.scratch + static_cast<int64_t>(ops.size() % 2) * (kScratchBytes / 4);
+      ops.back().y = b.scratch + static_cast<int64_t>(ops.size() % 4) * (kScratchBytes / 8);
       if (ops.size() > 1) ops.back().x = ops[ops.size() - 2].y;
       at += BufferBytes(s, f);
       bytes += static_cast<double>(SizesOf(s, f).total());
