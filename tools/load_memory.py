@@ -83,10 +83,13 @@ def main():
     weights = max(buffers["weights"] for buffers in plans)
     others = max(sum(buffers.values()) - buffers["weights"] - buffers["kv"] for buffers in plans)
     for pid, was, peak in zip(pids, before, peaks, strict=True):
+        head = f"  process {pid}: before {was / MIB:,.0f} MiB, peak {peak / MIB:,.0f} MiB, "
         beside = peak - was - weights
-        print(f"  process {pid}: before {was / MIB:,.0f} MiB, peak {peak / MIB:,.0f} MiB, "
-              f"weights {weights / MIB:,.0f} MiB; beside them {beside / MIB:,.0f} MiB, "
-              f"{(beside - others) / MIB:,.0f} MiB of it for loading")
+        if beside < 0:
+            print(f"{head}{(peak - was) / MIB:,.0f} MiB more; the weights' {weights / MIB:,.0f} MiB are on the device")
+        else:
+            print(f"{head}weights {weights / MIB:,.0f} MiB; beside them {beside / MIB:,.0f} MiB, "
+                  f"{(beside - others) / MIB:,.0f} MiB of it for loading")
 
 
 if __name__ == "__main__":
