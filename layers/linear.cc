@@ -70,15 +70,6 @@ absl::Status Multiply(const LayerContext& context, const Weight& w, LinearArgs a
   return absl::OkStatus();
 }
 
-absl::Status LayerContext::EnqueueWaiting() const {
-  if (queue == nullptr || queue->products.empty()) return absl::OkStatus();
-  const LinearSequenceArgs waiting = {.products = queue->products.data(),
-                                      .count = static_cast<int>(queue->products.size())};
-  const absl::Status status = ops->linear_sequence(waiting, stream);
-  queue->products.clear();
-  return status;
-}
-
 ColumnCopies ColumnParallelLinear::InputCopies() const {
   ColumnCopies copies;
   if (std::none_of(parts.begin(), parts.end(), [](const Weight& w) { return w.ordered(); }))

@@ -22,6 +22,7 @@ PackedGemvProblem ProblemOf(const LinearArgs& a) {
           .joined = true};
 }
 
+// In groups of a chunk or more: the kernel is compiled for no others.
 bool Serves(const GemvGpu& gpu, const LinearArgs& a) {
   if (a.packed.values == nullptr || a.t != 1 || a.n / kPackedTileRows < gpu.sm_count) return false;
   const PackedGemvProblem problem = ProblemOf(a);
@@ -70,7 +71,7 @@ int Share(PackedChainPlan& plan, int64_t bytes) {
     each.norm_bytes = most.norm_bytes;
     behind = std::max(behind, PackedGemvBehind(each));
   }
-  const int64_t stage = int64_t{most.stage_bytes} + kPackedStageBarriers;
+  const int64_t stage = int64_t{most.stage_bytes} + kPackedBarrierBytes;
   const auto stages =
       static_cast<int>(std::min<int64_t>((bytes - behind) / stage, kPackedGemvMaxStages));
   for (PackedGemvPlan& each : all) {

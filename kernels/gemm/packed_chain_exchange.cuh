@@ -125,17 +125,17 @@ class ChainX : public XDigits<T, kBits, PackedGemvForm::kLarge, true> {
 // What is added to outputs and where they go: what LinearArgs say, and the products behind.
 template <typename T>
 struct ChainPlace {
-  struct Loading {
+  struct Pending {
     float bias;
     uint16_t residual;  // as sent
   };
-  __device__ __forceinline__ Loading LoadAddend(int row, int64_t n) const {
+  __device__ __forceinline__ Pending LoadAddend(int row, int64_t n) const {
     if (links.residual == nullptr) return {Addend<T>(args, row, n), 0};
     const float bias =
         args.bias != nullptr ? static_cast<float>(static_cast<const T*>(args.bias)[n]) : 0.f;
     return {bias, Receive(links.residual + n)};
   }
-  __device__ __forceinline__ float Loaded(Loading addend, int64_t n) const {
+  __device__ __forceinline__ float Loaded(Pending addend, int64_t n) const {
     if (links.residual == nullptr) return addend.bias;
     while (addend.residual == 0) addend.residual = Receive(links.residual + n);
     return addend.bias + ToFloat(static_cast<uint16_t>(~addend.residual));

@@ -75,7 +75,7 @@ PackedSegment PackedSegmentOf(const PackedGemvProblem& p) {
 }
 
 int64_t PackedGemvBehind(const PackedGemvPlan& plan) {
-  const int64_t sums = int64_t{plan.sum_slots} * (plan.sum_slot_bytes + kPackedStageBarriers);
+  const int64_t sums = int64_t{plan.sum_slots} * (plan.sum_slot_bytes + kPackedBarrierBytes);
   const int64_t behind =
       kPackedReadyBytes + sums + plan.x_bytes + plan.norm_bytes + plan.x_unit_bytes;
   // What stands in for tiles of the last stage is read too.
@@ -114,7 +114,7 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.sum_slots = Int(std::clamp<int64_t>(kSumBytes / plan.sum_slot_bytes, 2, kMostSumSlots));
   if (!p.joined) plan.sum_slots = std::min(plan.sum_slots, plan.strips);
   const int64_t needed = int64_t{plan.strips} * plan.rounds;
-  const int64_t stage = plan.stage_bytes + kPackedStageBarriers;
+  const int64_t stage = plan.stage_bytes + kPackedBarrierBytes;
   const int64_t behind =
       PackedGemvBehind(plan) + (p.ragged ? AlignUp(p.k / kPackedStep * kHalfBytes, 16) : 0);
   const auto stages_in = [&](int64_t bytes) {

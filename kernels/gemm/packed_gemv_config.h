@@ -52,8 +52,8 @@ enum class PackedSegment { kBlock, kTwoSteps, kStep };
 // A stage is kPackedGemvWarps chunks of k, one for each warp, of every row of a strip: weights
 // [parts][tiles][warps][512 bytes]; scales and zeros [warps][chunk_rows] rows, [parts][tiles][8].
 inline constexpr int kPackedStripRows = 2 * kPackedGemvPairs * static_cast<int>(kPackedTileRows);
-inline constexpr int kPackedStageBarriers = 2 * 8;  // bytes, of each stage
-inline constexpr int kPackedReadyBytes = 16;        // of the barrier behind them
+inline constexpr int kPackedBarrierBytes = 2 * 8;  // of a stage or a slot for sums: full, free
+inline constexpr int kPackedReadyBytes = 16;       // of the barrier behind them
 inline constexpr int kPackedScaleRow = kPackedStripRows * 2;
 constexpr int PackedZeroRow(int bits) { return kPackedStripRows * bits / 8; }
 

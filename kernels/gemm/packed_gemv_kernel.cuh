@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <utility>
 
+#include "kernels/device/launch.cuh"
 #include "kernels/gemm/packed_gemv_outputs.cuh"
 #include "kernels/gemm/packed_gemv_product.cuh"
-#include "kernels/gemm/packed_gemv_stages.cuh"
+#include "kernels/gemm/packed_gemv_ring.cuh"
 #include "kernels/gemm/packed_gemv_sums.cuh"
+#include "kernels/gemm/packed_gemv_work.cuh"
 #include "kernels/gemm/packed_gemv_x.cuh"
 
 namespace tessera {
@@ -21,10 +23,10 @@ struct Shared {
     const PackedGemvPlan& plan = p.plan;
     ring = memory;
     barriers = SharedAddress(ring + plan.stages * plan.stage_bytes);
-    sum_barriers = barriers + plan.stages * kPackedStageBarriers + kPackedReadyBytes;
-    char* const behind = ring + plan.stages * (plan.stage_bytes + kPackedStageBarriers);
-    sums = reinterpret_cast<float*>(behind + kPackedReadyBytes +
-                                    plan.sum_slots * kPackedStageBarriers);
+    sum_barriers = barriers + plan.stages * kPackedBarrierBytes + kPackedReadyBytes;
+    char* const behind = ring + plan.stages * (plan.stage_bytes + kPackedBarrierBytes);
+    sums =
+        reinterpret_cast<float*>(behind + kPackedReadyBytes + plan.sum_slots * kPackedBarrierBytes);
     xs = reinterpret_cast<char*>(sums) + plan.sum_slots * plan.sum_slot_bytes;
     norm_weight = xs + plan.x_bytes;
     units = reinterpret_cast<float*>(norm_weight + plan.norm_bytes);

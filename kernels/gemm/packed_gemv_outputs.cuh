@@ -5,8 +5,8 @@
 
 #include "kernels/device/visit_dtype.cuh"
 #include "kernels/gemm/epilogue.cuh"
-#include "kernels/gemm/packed_gemv_stages.cuh"
 #include "kernels/gemm/packed_gemv_sums.cuh"
+#include "kernels/gemm/packed_gemv_work.cuh"
 
 namespace tessera {
 namespace packed_gemv {
@@ -14,11 +14,11 @@ namespace packed_gemv {
 // What is added to outputs and where they go: what LinearArgs say.
 template <typename T>
 struct OutputPlace {
-  using Loading = float;  // what is added, maybe still under way
-  __device__ __forceinline__ Loading LoadAddend(int row, int64_t n) const {
+  using Pending = float;  // what is added, maybe still under way
+  __device__ __forceinline__ Pending LoadAddend(int row, int64_t n) const {
     return Addend<T>(args, row, n);
   }
-  __device__ __forceinline__ float Loaded(Loading addend, int64_t) const { return addend; }
+  __device__ __forceinline__ float Loaded(Pending addend, int64_t) const { return addend; }
   __device__ __forceinline__ void Store(int row, int64_t n, float sum) const {
     StoreOutput<T>(args, row, n, sum);
   }
@@ -43,7 +43,7 @@ class OutputWriter {
     const int end = min(first + plan_.strip_tiles * kTileRows, block_.last * kTileRows);
     const int64_t n = first + LaneIndex();
     const bool mine = n < end;
-    typename Place::Loading addend = {};
+    typename Place::Pending addend = {};
     if (mine) addend = place_.LoadAddend(row_, n);
     const float* const sums = ring.WaitForFull();
     if (strip == 0) norm_ = NormFactor(sums + t_ * SumRing::kRowFloats + row_ * kWarps);

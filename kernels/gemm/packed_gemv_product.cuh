@@ -8,7 +8,7 @@
 #include "kernels/device/bits.cuh"
 #include "kernels/device/mma.cuh"
 #include "kernels/device/weight_stream.cuh"
-#include "kernels/gemm/packed_gemv_stages.cuh"
+#include "kernels/gemm/packed_gemv_work.cuh"
 #include "kernels/gemm/packed_gemv_x.cuh"
 
 namespace tessera {

@@ -5,7 +5,7 @@
 
 #include "kernels/device/barrier.cuh"
 #include "kernels/device/weight_stream.cuh"
-#include "kernels/gemm/packed_gemv_stages.cuh"
+#include "kernels/gemm/packed_gemv_work.cuh"
 
 namespace tessera {
 namespace packed_gemv {
@@ -26,8 +26,8 @@ class SumRing {
   // By one thread, ahead of the block's first barrier.
   __device__ __forceinline__ void Init(int writing_warps) const {
     for (int i = 0; i < plan_.sum_slots; ++i) {
-      InitBarrier(barriers_ + i * kPackedStageBarriers, kWarps);
-      InitBarrier(barriers_ + i * kPackedStageBarriers + kToFree, writing_warps);
+      InitBarrier(barriers_ + i * kPackedBarrierBytes, kWarps);
+      InitBarrier(barriers_ + i * kPackedBarrierBytes + kToFree, writing_warps);
     }
   }
 
@@ -54,7 +54,7 @@ class SumRing {
 
  private:
   __device__ __forceinline__ uint32_t Barrier() const {
-    return barriers_ + slot_ * kPackedStageBarriers;
+    return barriers_ + slot_ * kPackedBarrierBytes;
   }
   __device__ __forceinline__ float* Slot() const {
     return slots_ + slot_ * (plan_.sum_slot_bytes / static_cast<int>(sizeof(float)));

@@ -11,7 +11,8 @@
 
 #include "kernels/device/mma.cuh"
 #include "kernels/device/reduce.cuh"
-#include "kernels/gemm/packed_gemv_stages.cuh"
+#include "kernels/device/weight_stream.cuh"
+#include "kernels/gemm/packed_gemv_work.cuh"
 
 namespace tessera {
 namespace packed_gemv {
@@ -139,7 +140,7 @@ struct XPlace {
 // The digits of rows of x, [places][t]. Each multiplying warp makes those of the chunks that it
 // multiplies: no other reads them. A chunk has a place of its own or, in a kernel of several
 // products, may get that of one that is done with.
-template <typename T, int kBits, PackedGemvForm kForm, bool kAgain>
+template <typename T, int kBits, PackedGemvForm kForm, bool kSharesPlaces>
 class XDigits {
  protected:
   using Layout = XLayout<kBits>;
@@ -172,7 +173,7 @@ class XDigits {
   }
   __device__ __forceinline__ XPlace Next(XPlace place) const {
     place = Behind(place);
-    return kAgain && place.digits == end_ ? First() : place;
+    return kSharesPlaces && place.digits == end_ ? First() : place;
   }
 
   // Makes the digits of a row of kTogether chunks of the warp, as far as they exist, from `chunk`

@@ -45,6 +45,7 @@ std::map<std::string, int64_t> BytesByName(const LayoutInput& in) {
 
 TEST(MemoryLayout, SizesAreTheHandCalculatedOnes) {
   const auto bytes = BytesByName(Small());
+  EXPECT_EQ(bytes.at("activated_row"), 128 * 4);
   EXPECT_EQ(bytes.at("layers.0.qkv"), (4 + 2 + 2) * 32 * 64 * 4);
   EXPECT_EQ(bytes.at("layers.3.gate_up"), 2 * 128 * 64 * 4);
   EXPECT_EQ(bytes.at("layers.0.attn_norm"), 256);  // 64 floats

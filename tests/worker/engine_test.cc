@@ -1,8 +1,10 @@
 #include "worker/engine.h"
 
+#include <atomic>
 #include <map>
 #include <vector>
 
+#include "kernels/ops.h"
 #include "tests/support/status_matchers.h"
 #include "tests/worker/local_cluster.h"
 
@@ -70,6 +72,33 @@ TEST(Engine, DummyWeightsAreTheSameModelUnderAnySharding) {
   ASSERT_OK_AND_ASSIGN(const auto sharded, RunLocally(options, {GreedyRequest(1, {1, 2, 3}, 4)}));
   EXPECT_EQ(whole.at(1).ids(), sharded.at(1).ids());
   EXPECT_NEAR(whole.at(1).tokens[0].logprob, sharded.at(1).tokens[0].logprob, 1e-4f);
+}
+
+std::atomic<int> longest_sequence = 0;
+
+absl::Status NoteLength(const LinearSequenceArgs& args, const Stream& stream) {
+  int seen = longest_sequence;
+  while (args.count > seen && !longest_sequence.compare_exchange_weak(seen, args.count)) {
+  }
+  return LinearSequenceCpu(args, stream);
+}
+
+// From a layer's attention to the next one's: o, gate and up, down, and q, k and v. Stages of a
+// pipeline, which may wait for each other beside their steps, enqueue each product on its own.
+TEST(Engine, ALayersProductsAreEnqueuedTogetherOnOneStageOnly) {
+  ASSERT_OK_AND_ASSIGN(const Ops* const ops, OpsFor(Device::kCpu));
+  Ops noting = *ops;
+  noting.linear_sequence = NoteLength;
+  const auto longest = [&](int64_t tp, int64_t pp) {
+    longest_sequence = 0;
+    const LocalClusterOptions options = {
+        .model_dir = kModel, .tp = tp, .pp = pp, .dummy = true, .ops = &noting};
+    EXPECT_OK(RunLocally(options, {GreedyRequest(1, {1, 2, 3}, 4)}).status());
+    return longest_sequence.load();
+  };
+  EXPECT_EQ(longest(1, 1), 4);
+  EXPECT_EQ(longest(2, 1), 2);  // all-reduces lie between the others
+  EXPECT_EQ(longest(1, 2), 0);
 }
 
 TEST(Engine, AMissingCheckpointIsNamed) {
