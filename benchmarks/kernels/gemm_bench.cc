@@ -13,6 +13,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "benchmarks/kernels/bench_util.h"
+#include "benchmarks/kernels/model_shapes.h"
 #include "common/status_macros.h"
 #include "kernels/embedding/embed.h"
 #include "kernels/gemm/cublaslt_gemm.h"
@@ -27,43 +28,7 @@ constexpr int64_t kPoolBytes = int64_t{18} << 30;
 constexpr int64_t kScratchBytes = int64_t{2} << 30;
 constexpr int64_t kHalf = 2;
 
-struct Shape {
-  const char* name;
-  int64_t n, k;
-  bool normed = false, gated = false, bias = false, residual = false, f32 = false;
-
-  int64_t weight_bytes() const { return (gated ? 2 : 1) * n * k * kHalf; }
-};
-
-constexpr Shape kShapes[] = {
-    {.name = "7b.qkv", .n = 4608, .k = 3584, .normed = true, .bias = true},
-    {.name = "7b.o", .n = 3584, .k = 3584, .residual = true},
-    {.name = "7b.gate_up", .n = 18944, .k = 3584, .normed = true, .gated = true},
-    {.name = "7b.down", .n = 3584, .k = 18944, .residual = true},
-    {.name = "7b.head", .n = 152064, .k = 3584, .normed = true, .f32 = true},
-    {.name = "72b.qkv", .n = 10240, .k = 8192, .normed = true, .bias = true},
-    {.name = "72b.o", .n = 8192, .k = 8192, .residual = true},
-    {.name = "72b.gate_up", .n = 29568, .k = 8192, .normed = true, .gated = true},
-    {.name = "72b.down", .n = 8192, .k = 29568, .residual = true},
-    {.name = "72b/2.qkv", .n = 5120, .k = 8192, .normed = true, .bias = true},
-    {.name = "72b/2.o", .n = 8192, .k = 4096},
-    {.name = "72b/2.gate_up", .n = 14784, .k = 8192, .normed = true, .gated = true},
-    {.name = "72b/2.down", .n = 8192, .k = 14784},
-    {.name = "72b/4.qkv", .n = 2560, .k = 8192, .normed = true, .bias = true},
-    {.name = "72b/4.o", .n = 8192, .k = 2048},
-    {.name = "72b/4.gate_up", .n = 7392, .k = 8192, .normed = true, .gated = true},
-    {.name = "72b/4.down", .n = 8192, .k = 7392},
-    {.name = "0.5b.qkv", .n = 1152, .k = 896, .normed = true, .bias = true},
-    {.name = "0.5b.o", .n = 896, .k = 896, .residual = true},
-    {.name = "0.5b.gate_up", .n = 4864, .k = 896, .normed = true, .gated = true},
-    {.name = "0.5b.down", .n = 896, .k = 4864, .residual = true},
-    {.name = "0.5b.head", .n = 151936, .k = 896, .normed = true, .f32 = true},
-};
-
-const Shape& ShapeNamed(const std::string& name) {
-  return *std::find_if(std::begin(kShapes), std::end(kShapes),
-                       [&](const Shape& s) { return s.name == name; });
-}
+int64_t WeightBytes(const ModelShape& s) { return s.rows() * s.k * kHalf; }
 
 struct Bench {
   BenchGpu gpu;
@@ -72,7 +37,7 @@ struct Bench {
   char* scratch;  // outputs, then the workspace
 };
 
-LinearArgs ArgsFor(const Bench& b, const Shape& s, int64_t t, const char* w) {
+LinearArgs ArgsFor(const Bench& b, const ModelShape& s, int64_t t, const char* w) {
   return {.x = b.inputs,
           .w = w,
           .bias = s.bias ? b.inputs : nullptr,
@@ -91,22 +56,22 @@ LinearArgs ArgsFor(const Bench& b, const Shape& s, int64_t t, const char* w) {
           .workspace_bytes = kScratchBytes / 2};
 }
 
-double Bytes(const Shape& s, int64_t t) {
-  return static_cast<double>(s.weight_bytes() + t * s.k * kHalf + t * s.n * (s.f32 ? 4 : kHalf));
+double Bytes(const ModelShape& s, int64_t t) {
+  return static_cast<double>(WeightBytes(s) + t * s.k * kHalf + t * s.n * (s.f32 ? 4 : kHalf));
 }
 
-BenchFigure FigureOf(const char* op, const Shape& s, int64_t t, const Timing& timing) {
+BenchFigure FigureOf(const char* op, const ModelShape& s, int64_t t, const Timing& timing) {
   return {.op = op,
           .shape = absl::StrCat(s.name, " t=", t, " n=", (s.gated ? 2 : 1) * s.n, " k=", s.k),
           .bytes = Bytes(s, t),
-          .flops = 2. * static_cast<double>(t * s.weight_bytes() / kHalf),
+          .flops = 2. * static_cast<double>(t * WeightBytes(s) / kHalf),
           .timing = timing};
 }
 
-absl::Status TimeLinear(const Bench& b, const Shape& s, int64_t t) {
-  const int buffers = RotationCount(b.gpu, s.weight_bytes(), kPoolBytes);
+absl::Status TimeLinear(const Bench& b, const ModelShape& s, int64_t t) {
+  const int buffers = RotationCount(b.gpu, WeightBytes(s), kPoolBytes);
   ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, buffers, [&](int i) {
-                     return LinearCuda(ArgsFor(b, s, t, b.weights + i * s.weight_bytes()),
+                     return LinearCuda(ArgsFor(b, s, t, b.weights + i * WeightBytes(s)),
                                        b.gpu.runtime->main_stream());
                    }));
   PrintBenchFigure(b.gpu, FigureOf("linear", s, t, timing));
@@ -114,11 +79,11 @@ absl::Status TimeLinear(const Bench& b, const Shape& s, int64_t t) {
 }
 
 // The bare product of the library, with nothing fused.
-absl::Status TimeLibrary(const Bench& b, const Shape& s, int64_t t) {
-  const int buffers = RotationCount(b.gpu, s.weight_bytes(), kPoolBytes);
+absl::Status TimeLibrary(const Bench& b, const ModelShape& s, int64_t t) {
+  const int buffers = RotationCount(b.gpu, WeightBytes(s), kPoolBytes);
   ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, buffers, [&](int i) {
                      return CublasLtGemm({.x = b.inputs,
-                                          .w = b.weights + i * s.weight_bytes(),
+                                          .w = b.weights + i * WeightBytes(s),
                                           .y = b.scratch,
                                           .t = t,
                                           .n = (s.gated ? 2 : 1) * s.n,
@@ -135,7 +100,7 @@ absl::Status TimeLibrary(const Bench& b, const Shape& s, int64_t t) {
 
 // `layers` times the four projections, each with weights of its own, then the head.
 absl::Status TimeChain(const Bench& b, const std::string& model, int layers, int64_t t) {
-  std::vector<const Shape*> steps;
+  std::vector<const ModelShape*> steps;
   for (int i = 0; i < layers; ++i)
     for (const char* part : {".qkv", ".o", ".gate_up", ".down"})
       steps.push_back(&ShapeNamed(model + part));
@@ -144,10 +109,10 @@ absl::Status TimeChain(const Bench& b, const std::string& model, int layers, int
   double bytes = 0;
   std::vector<LinearArgs> ops;
   int64_t at = 0;
-  for (const Shape* s : steps) {
-    if (at + s->weight_bytes() > kPoolBytes) at = 0;
+  for (const ModelShape* s : steps) {
+    if (at + WeightBytes(*s) > kPoolBytes) at = 0;
     ops.push_back(ArgsFor(b, *s, t, b.weights + at));
-    at += s->weight_bytes();
+    at += WeightBytes(*s);
     bytes += Bytes(*s, t);
   }
   ASSIGN_OR_RETURN(Timing timing, TimeLaunches(b.gpu, 1, [&](int) {
@@ -192,9 +157,9 @@ absl::Status RunGroup(const Bench& b, const std::string& group) {
         if (t != 2 && t != 4) RETURN_IF_ERROR(TimeLibrary(b, ShapeNamed(name), t));
       }
   } else if (group == "shapes") {
-    for (const Shape& s : kShapes) RETURN_IF_ERROR(TimeLinear(b, s, 1));
+    for (const ModelShape& s : kModelShapes) RETURN_IF_ERROR(TimeLinear(b, s, 1));
   } else if (group == "library") {
-    for (const Shape& s : kShapes) RETURN_IF_ERROR(TimeLibrary(b, s, 1));
+    for (const ModelShape& s : kModelShapes) RETURN_IF_ERROR(TimeLibrary(b, s, 1));
   } else if (group == "chain" || group == "chain16") {
     for (const int64_t t :
          group == "chain" ? std::vector<int64_t>{1} : std::vector<int64_t>{8, 16}) {

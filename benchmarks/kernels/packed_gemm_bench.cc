@@ -16,6 +16,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "benchmarks/kernels/bench_util.h"
+#include "benchmarks/kernels/model_shapes.h"
 #include "common/align.h"
 #include "common/status_macros.h"
 #include "kernels/gemm/cublaslt_gemm.h"
@@ -27,42 +28,6 @@ namespace {
 constexpr int64_t kPoolBytes = int64_t{6} << 30;
 constexpr int64_t kScratchBytes = int64_t{512} << 20;
 constexpr int64_t kAlign = 256;
-
-struct Shape {
-  const char* name;
-  int64_t n, k;
-  bool normed = false, gated = false, bias = false, residual = false;
-
-  int64_t rows() const { return (gated ? 2 : 1) * n; }
-};
-
-constexpr Shape kShapes[] = {
-    {.name = "7b.qkv", .n = 4608, .k = 3584, .normed = true, .bias = true},
-    {.name = "7b.o", .n = 3584, .k = 3584, .residual = true},
-    {.name = "7b.gate_up", .n = 18944, .k = 3584, .normed = true, .gated = true},
-    {.name = "7b.down", .n = 3584, .k = 18944, .residual = true},
-    {.name = "72b.qkv", .n = 10240, .k = 8192, .normed = true, .bias = true},
-    {.name = "72b.o", .n = 8192, .k = 8192, .residual = true},
-    {.name = "72b.gate_up", .n = 29568, .k = 8192, .normed = true, .gated = true},
-    {.name = "72b.down", .n = 8192, .k = 29568, .residual = true},
-    {.name = "72b/2.qkv", .n = 5120, .k = 8192, .normed = true, .bias = true},
-    {.name = "72b/2.o", .n = 8192, .k = 4096},
-    {.name = "72b/2.gate_up", .n = 14784, .k = 8192, .normed = true, .gated = true},
-    {.name = "72b/2.down", .n = 8192, .k = 14784},
-    {.name = "8b.qkv", .n = 6144, .k = 4096, .normed = true},
-    {.name = "8b.o", .n = 4096, .k = 4096, .residual = true},
-    {.name = "8b.gate_up", .n = 14336, .k = 4096, .normed = true, .gated = true},
-    {.name = "8b.down", .n = 4096, .k = 14336, .residual = true},
-    {.name = "0.5b.qkv", .n = 1152, .k = 896, .normed = true, .bias = true},
-    {.name = "0.5b.o", .n = 896, .k = 896, .residual = true},
-    {.name = "0.5b.gate_up", .n = 4864, .k = 896, .normed = true, .gated = true},
-    {.name = "0.5b.down", .n = 896, .k = 4864, .residual = true},
-};
-
-const Shape& ShapeNamed(const std::string& name) {
-  return *std::find_if(std::begin(kShapes), std::end(kShapes),
-                       [&](const Shape& s) { return s.name == name; });
-}
 
 struct Format {
   int bits = 4;
@@ -76,14 +41,14 @@ struct Sizes {
   int64_t total() const { return values + scales + zeros; }
 };
 
-Sizes SizesOf(const Shape& s, const Format& f) {
+Sizes SizesOf(const ModelShape& s, const Format& f) {
   const int64_t groups = f.group == 0 ? 1 : CeilDiv(s.k, f.group);
   return {.values = s.rows() * PackedRowBytes(f.bits, s.k),
           .scales = groups * s.rows() * 2,
           .zeros = f.zeros ? groups * PackedZeroStride(f.bits, s.rows()) : 0};
 }
 
-int64_t BufferBytes(const Shape& s, const Format& f) {
+int64_t BufferBytes(const ModelShape& s, const Format& f) {
   const Sizes sizes = SizesOf(s, f);
   return AlignUp(sizes.values, kAlign) + AlignUp(sizes.scales, kAlign) +
          AlignUp(sizes.zeros, kAlign);
@@ -99,7 +64,7 @@ struct Bench {
   bool Wanted(const std::string& name) const { return absl::StrContains(name, match); }
 };
 
-LinearArgs ArgsFor(const Bench& b, const Shape& s, const Format& f, int64_t t, const char* w) {
+LinearArgs ArgsFor(const Bench& b, const ModelShape& s, const Format& f, int64_t t, const char* w) {
   const Sizes sizes = SizesOf(s, f);
   const char* scales = w + AlignUp(sizes.values, kAlign);
   return {.x = b.inputs,
@@ -127,12 +92,12 @@ LinearArgs ArgsFor(const Bench& b, const Shape& s, const Format& f, int64_t t, c
           .workspace_bytes = kScratchBytes / 2};
 }
 
-std::string Describe(const Shape& s, const Format& f, int64_t t) {
+std::string Describe(const ModelShape& s, const Format& f, int64_t t) {
   return absl::StrCat(s.name, " t=", t, " w", f.bits, " g", f.group, f.zeros ? " zeros" : "",
                       f.dtype == DType::kF16 ? " f16" : "", " n=", s.rows(), " k=", s.k);
 }
 
-absl::Status TimePacked(const Bench& b, const Shape& s, const Format& f, int64_t t) {
+absl::Status TimePacked(const Bench& b, const ModelShape& s, const Format& f, int64_t t) {
   if (!b.Wanted(s.name)) return absl::OkStatus();
   const int64_t bytes = BufferBytes(s, f);
   const int buffers = RotationCount(b.gpu, bytes, kPoolBytes);
@@ -149,7 +114,7 @@ absl::Status TimePacked(const Bench& b, const Shape& s, const Format& f, int64_t
 }
 
 // The bare product of the library with bf16 weights, with nothing fused.
-absl::Status TimeLibrary(const Bench& b, const Shape& s, int64_t t) {
+absl::Status TimeLibrary(const Bench& b, const ModelShape& s, int64_t t) {
   if (!b.Wanted(s.name)) return absl::OkStatus();
   const int64_t bytes = s.rows() * s.k * 2;
   const int buffers = RotationCount(b.gpu, bytes, kPoolBytes);
@@ -181,7 +146,7 @@ absl::Status TimeChain(const Bench& b, const std::string& model, int layers, con
   int64_t at = 0;
   for (int i = 0; i < layers; ++i)
     for (const char* part : {".qkv", ".o", ".gate_up", ".down"}) {
-      const Shape& s = ShapeNamed(model + part);
+      const ModelShape& s = ShapeNamed(model + part);
       if (at + BufferBytes(s, f) > kPoolBytes) at = 0;
       ops.push_back(ArgsFor(b, s, f, t, b.weights + at));
       ops.back().y = b.scratch + static_cast<int64_t>(ops.size() % 4) * (kScratchBytes / 8);
@@ -213,7 +178,8 @@ absl::Status TimeChain(const Bench& b, const std::string& model, int layers, con
 
 absl::Status RunGroup(const Bench& b, const std::string& group) {
   if (group == "m1") {
-    for (const Shape& s : kShapes) {
+    for (const ModelShape& s : kModelShapes) {
+      if (s.f32) continue;  // heads keep 16 bits
       for (const int bits : {4, 8}) RETURN_IF_ERROR(TimePacked(b, s, {.bits = bits}, 1));
       RETURN_IF_ERROR(TimeLibrary(b, s, 1));
     }

@@ -11,9 +11,11 @@
 #include <string>
 #include <vector>
 
+#include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 
 #include "benchmarks/kernels/bench_util.h"
+#include "benchmarks/kernels/model_shapes.h"
 #include "common/status_macros.h"
 #include "kernels/gemm/cublaslt_gemm.h"
 #include "kernels/gemm/linear.h"
@@ -29,37 +31,25 @@ constexpr int64_t kLibraryBytes = int64_t{72} << 20;
 constexpr double kPeakFlops = 805e12;
 constexpr int64_t kGroup = 128;
 
-struct Matrix {
-  const char* name;
-  int64_t rows, k;
-  bool gated = false;
-};
-
-constexpr Matrix kMatrices[] = {{"7b.o", 3584, 3584},
-                                {"7b.qkv", 4608, 3584},
-                                {"7b.gate_up", 37888, 3584, true},
-                                {"7b.down", 3584, 18944},
-                                {"8b.qkv", 6144, 4096},
-                                {"8b.o", 4096, 4096},
-                                {"8b.gate_up", 28672, 4096, true},
-                                {"8b.down", 4096, 14336},
-                                {"72b.qkv", 10240, 8192},
-                                {"72b.o", 8192, 8192},
-                                {"72b.gate_up", 59136, 8192, true},
-                                {"72b.down", 8192, 29568},
-                                {"72b/2.qkv", 5120, 8192},
-                                {"72b/2.o", 8192, 4096},
-                                {"72b/2.gate_up", 29568, 8192, true},
-                                {"72b/2.down", 8192, 14784}};
+// Those of 7 billion parameters and more.
+std::vector<ModelShape> Matrices() {
+  std::vector<ModelShape> all;
+  for (const ModelShape& s : kModelShapes)
+    if (!s.f32 && !absl::StartsWith(s.name, "0.5b") && !absl::StartsWith(s.name, "72b/4"))
+      all.push_back(s);
+  return all;
+}
 
 struct Bench {
   BenchGpu gpu;
   char *weights, *inputs, *scratch;
 };
 
-int64_t ValueBytes(const Matrix& m, int bits) { return m.rows * PackedRowBytes(bits, m.k); }
-int64_t ScaleBytes(const Matrix& m) { return AlignUp(CeilDiv(m.k, kGroup) * m.rows * 2, 256); }
-int64_t PackedBytes(const Matrix& m, int bits) { return ValueBytes(m, bits) + ScaleBytes(m); }
+int64_t ValueBytes(const ModelShape& m, int bits) { return m.rows() * PackedRowBytes(bits, m.k); }
+int64_t ScaleBytes(const ModelShape& m) {
+  return AlignUp(CeilDiv(m.k, kGroup) * m.rows() * 2, 256);
+}
+int64_t PackedBytes(const ModelShape& m, int bits) { return ValueBytes(m, bits) + ScaleBytes(m); }
 
 // Buffers past L2 for few rows; for many, time does not depend on where weights come from.
 int Rotation(const Bench& b, int64_t bytes, int64_t t) {
@@ -67,19 +57,19 @@ int Rotation(const Bench& b, int64_t bytes, int64_t t) {
   return std::min(RotationCount(b.gpu, bytes, kPoolBytes), most);
 }
 
-LinearArgs ArgsFor(const Bench& b, const Matrix& m, int bits, int64_t t, int buffer) {
+LinearArgs ArgsFor(const Bench& b, const ModelShape& m, int bits, int64_t t, int buffer) {
   const char* const base = b.weights + buffer * PackedBytes(m, bits);
   LinearArgs a = {.x = b.inputs,
                   .y = b.scratch + kLibraryBytes,
                   .gated = m.gated,
                   .t = t,
-                  .n = m.gated ? m.rows / 2 : m.rows,
+                  .n = m.gated ? m.rows() / 2 : m.rows(),
                   .k = m.k,
                   .dtype = DType::kBf16,
                   .weight_dtype = DType::kBf16,
                   .y_dtype = DType::kBf16};
   a.packed = {.bits = bits,
-              .n = m.rows,
+              .n = m.rows(),
               .k = m.k,
               .groups = CeilDiv(m.k, kGroup),
               .group = kGroup,
@@ -88,7 +78,7 @@ LinearArgs ArgsFor(const Bench& b, const Matrix& m, int bits, int64_t t, int buf
   return a;
 }
 
-absl::StatusOr<double> TimeWay(const Bench& b, const Matrix& m, int bits, int64_t t,
+absl::StatusOr<double> TimeWay(const Bench& b, const ModelShape& m, int bits, int64_t t,
                                const auto& launch) {
   const LinearWorkspace parts = {.library = b.scratch,
                                  .library_bytes = kLibraryBytes,
@@ -100,14 +90,14 @@ absl::StatusOr<double> TimeWay(const Bench& b, const Matrix& m, int bits, int64_
   return timing.median_us;
 }
 
-absl::StatusOr<double> TimeLibrary(const Bench& b, const Matrix& m, int64_t t) {
-  const int64_t bytes = m.rows * m.k * 2;
+absl::StatusOr<double> TimeLibrary(const Bench& b, const ModelShape& m, int64_t t) {
+  const int64_t bytes = m.rows() * m.k * 2;
   ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, Rotation(b, bytes, t), [&](int i) {
                      return CublasLtGemm({.x = b.inputs,
                                           .w = b.weights + i * bytes,
                                           .y = b.scratch + kLibraryBytes,
                                           .t = t,
-                                          .n = m.rows,
+                                          .n = m.rows(),
                                           .k = m.k,
                                           .workspace = b.scratch,
                                           .workspace_bytes = kLibraryBytes},
@@ -122,7 +112,7 @@ absl::Status LaunchByPlan(const PackedGemmPlan& plan, const LinearArgs& args,
 }
 
 struct Figure {
-  Matrix matrix;
+  ModelShape matrix;
   int bits;
   int64_t t;
   double us, library_us, estimate_us;
@@ -130,7 +120,7 @@ struct Figure {
 };
 
 void Print(const Bench& b, const Figure& f) {
-  const double tflops = 2e-6 * static_cast<double>(f.matrix.rows * f.matrix.k * f.t) / f.us;
+  const double tflops = 2e-6 * static_cast<double>(f.matrix.rows() * f.matrix.k * f.t) / f.us;
   const double share =
       static_cast<double>(PackedBytes(f.matrix, f.bits)) / f.us * 1e6 / kReadBytesPerSecond;
   std::printf("%-13s W%d %5lld %8.1f us %6.1f TF %5.1f%%F %5.1f%%B %5.2fx | %s, estimate %.1f us\n",
@@ -141,7 +131,7 @@ void Print(const Bench& b, const Figure& f) {
       "{\"op\": \"packed_rows\", \"shape\": \"%s\", \"n\": %lld, \"k\": %lld, \"bits\": %d, \"t\": "
       "%lld, \"gpu\": \"%s\", \"driver\": %d, \"median_us\": %.2f, \"cublaslt_bf16_us\": %.2f, "
       "\"tflops\": %.1f, \"share_of_read_peak\": %.4f, \"way\": \"%s\"}\n",
-      f.matrix.name, static_cast<long long>(f.matrix.rows), static_cast<long long>(f.matrix.k),
+      f.matrix.name, static_cast<long long>(f.matrix.rows()), static_cast<long long>(f.matrix.k),
       f.bits, static_cast<long long>(f.t), b.gpu.name.c_str(), b.gpu.driver, f.us, f.library_us,
       tflops, share, f.way.c_str());
   std::fflush(stdout);
@@ -152,14 +142,14 @@ std::string Describe(const PackedGemmPlan& p) {
                       p.shared_blocks);
 }
 
-PackedGemmShape ShapeOf(const Matrix& m, int bits, int64_t t) {
-  return {.bits = bits, .t = t, .rows = m.rows, .k = m.k, .gated = m.gated};
+PackedGemmShape ShapeOf(const ModelShape& m, int bits, int64_t t) {
+  return {.bits = bits, .t = t, .rows = m.rows(), .k = m.k, .gated = m.gated};
 }
 
 absl::Status Table(const Bench& b, int64_t max_t) {
   for (const int64_t t : {17, 32, 64, 96, 128, 256, 512, 1024, 2048, 4096}) {
     if (t > max_t) break;
-    for (const Matrix& m : kMatrices) {
+    for (const ModelShape& m : Matrices()) {
       ASSIGN_OR_RETURN(const double library, TimeLibrary(b, m, t));
       for (const int bits : {4, 8}) {
         const PackedGemmPlan plan =
@@ -176,7 +166,7 @@ absl::Status Table(const Bench& b, int64_t max_t) {
   return absl::OkStatus();
 }
 
-absl::Status WaysOf(const Bench& b, const Matrix& m, int bits, int64_t t, double library) {
+absl::Status WaysOf(const Bench& b, const ModelShape& m, int bits, int64_t t, double library) {
   for (const PackedTile tile : kPackedTiles) {
     if (tile.tokens >= 2 * t || (tile.tokens < 128 && tile.tokens * 4 < t)) continue;
     const PackedGemmPlan plan =
@@ -197,8 +187,8 @@ absl::Status WaysOf(const Bench& b, const Matrix& m, int bits, int64_t t, double
 absl::Status Ways(const Bench& b, int64_t max_t) {
   for (const int64_t t : {32, 64, 128, 256, 512, 1024, 2048, 4096}) {
     if (t > max_t) break;
-    for (const int index : {0, 1, 2, 3, 9, 11}) {
-      const Matrix& m = kMatrices[index];
+    for (const char* name : {"7b.o", "7b.qkv", "7b.gate_up", "7b.down", "72b.o", "72b.down"}) {
+      const ModelShape& m = ShapeNamed(name);
       ASSIGN_OR_RETURN(const double library, TimeLibrary(b, m, t));
       for (const int bits : {4, 8}) RETURN_IF_ERROR(WaysOf(b, m, bits, t, library));
     }
@@ -207,7 +197,7 @@ absl::Status Ways(const Bench& b, int64_t max_t) {
 }
 
 absl::Status One(const Bench& b, const std::string& name, int bits, int64_t t, PackedTile tile) {
-  for (const Matrix& m : kMatrices) {
+  for (const ModelShape& m : Matrices()) {
     if (m.name != name) continue;
     const PackedGemmShape shape = ShapeOf(m, bits, t);
     const PackedGemmPlan plan = tile.rows == 0
