@@ -78,13 +78,12 @@ absl::Status Attention::Forward(const LayerContext& context, const AttentionShap
                                 const Residual& residual, const InputNorm& norm,
                                 const InputNorm& next_norm) const {
   RETURN_IF_ERROR(qkv.Forward(context, residual, norm, scratch.qkv));
-  RETURN_IF_ERROR(context.EnqueueWaiting());
   if (inputs.s > inputs.decode_sequences) {
-    RETURN_IF_ERROR(context.ops->rope_kv_write(RopeArgs(*this, context, shape, inputs, scratch),
-                                               context.stream));
+    RETURN_IF_ERROR(
+        context.Run(&Ops::rope_kv_write, RopeArgs(*this, context, shape, inputs, scratch)));
   }
-  RETURN_IF_ERROR(context.ops->paged_attention(
-      AttentionArgs(*this, context, shape, inputs, scratch), context.stream));
+  RETURN_IF_ERROR(
+      context.Run(&Ops::paged_attention, AttentionArgs(*this, context, shape, inputs, scratch)));
   return o.Add(context, scratch.out, residual, next_norm);
 }
 

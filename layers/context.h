@@ -7,6 +7,7 @@
 #include <absl/status/status.h>
 
 #include "common/dtype.h"
+#include "common/status_macros.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 
@@ -29,8 +30,15 @@ struct LayerContext {
   int64_t workspace_bytes = 0;
   LinearQueue* queue = nullptr;  // null: products are enqueued at once
 
-  // Enqueues the products that wait. Ahead of any other op, and when a step's layers end.
+  // Enqueues the products that wait. Ahead of what the communicator does, and when a step's layers
+  // end.
   absl::Status EnqueueWaiting() const;
+  // Enqueues an op, but for products (Multiply() in linear.h), behind those that wait.
+  template <typename Args>
+  absl::Status Run(Ops::Op<Args> Ops::*op, const Args& args) const {
+    RETURN_IF_ERROR(EnqueueWaiting());
+    return (ops->*op)(args, stream);
+  }
   bool sharded() const { return tp->size() > 1; }
 };
 

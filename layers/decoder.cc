@@ -97,7 +97,7 @@ absl::Status Decoder::Enter(const StepInputs& inputs, const Residual& residual) 
                              .rows = spec_.shard.vocab.size(),
                              .dtype = context.dtype,
                              .table_dtype = embed_.dtype};
-    RETURN_IF_ERROR(context.ops->embed(embed, context.stream));
+    RETURN_IF_ERROR(context.Run(&Ops::embed, embed));
     if (context.sharded()) {
       RETURN_IF_ERROR(context.tp->AllReduceSum(residual.hidden, inputs.t * residual.d,
                                                context.dtype, context.stream));
@@ -112,7 +112,7 @@ absl::Status Decoder::Enter(const StepInputs& inputs, const Residual& residual) 
                             .d = residual.d,
                             .eps = context.norm_eps,
                             .dtype = context.dtype};
-  return context.ops->rms_norm(norm, context.stream);
+  return context.Run(&Ops::rms_norm, norm);
 }
 
 Residual Decoder::ResidualOf(int64_t t) const {
@@ -151,8 +151,7 @@ absl::StatusOr<LogitsView> Decoder::Logits(const int32_t* rows, int64_t count) c
                             .d = spec_.config.hidden,
                             .eps = context.norm_eps,
                             .dtype = context.dtype};
-  RETURN_IF_ERROR(context.EnqueueWaiting());
-  RETURN_IF_ERROR(context.ops->rms_norm(norm, context.stream));
+  RETURN_IF_ERROR(context.Run(&Ops::rms_norm, norm));
   // A shard's logits go where the all-gather will have them: block tp_rank of [tp, count, width].
   const int64_t width = spec_.shard.vocab_width, block = count * width;
   float* mine = spec_.buffers.logits + spec_.shard.tp_rank * block;

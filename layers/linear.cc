@@ -21,8 +21,7 @@ absl::Status Normalize(const LayerContext& context, const Residual& residual,
                             .d = residual.d,
                             .eps = context.norm_eps,
                             .dtype = context.dtype};
-  RETURN_IF_ERROR(context.EnqueueWaiting());
-  return context.ops->rms_norm(args, context.stream);
+  return context.Run(&Ops::rms_norm, args);
 }
 
 // Outputs of each part in turn, moved to their columns of y[t, width].
@@ -44,8 +43,7 @@ absl::Status ForwardParts(const LayerContext& context, const ColumnParallelLinea
                                    .n = w.rows,
                                    .y_stride = width,
                                    .dtype = context.dtype};
-    RETURN_IF_ERROR(context.EnqueueWaiting());
-    RETURN_IF_ERROR(context.ops->copy_columns(place, context.stream));
+    RETURN_IF_ERROR(context.Run(&Ops::copy_columns, place));
     column += w.rows;
     if (copies) x = static_cast<const char*>(x) + residual.t * w.cols * element;
   }
@@ -111,8 +109,7 @@ absl::Status ColumnParallelLinear::Forward(const LayerContext& context, const Re
                             .n = width / 2,
                             .dtype = context.dtype,
                             .y_dtype = context.dtype};
-  RETURN_IF_ERROR(context.EnqueueWaiting());
-  return context.ops->silu_mul(gate, context.stream);
+  return context.Run(&Ops::silu_mul, gate);
 }
 
 absl::Status RowParallelLinear::Add(const LayerContext& context, const void* x,
