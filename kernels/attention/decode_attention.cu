@@ -48,18 +48,7 @@ DecodeParams ParamsOf(const PagedAttentionArgs& a, const DecodeLayout& layout) {
 }
 
 using Kernel = void (*)(DecodeParams);
-
-// The split of L1 is that of the kernels around: otherwise their blocks could not be on a
-// multiprocessor together with these.
-absl::Status PrepareShared(Kernel kernel, int shared_bytes) {
-  RETURN_IF_CUDA_ERROR(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-      "paged_attention decode shared memory");
-  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                            cudaSharedmemCarveoutMaxShared),
-                       "paged_attention decode shared memory carve-out");
-  return absl::OkStatus();
-}
+constexpr char kWhat[] = "paged_attention decode";
 
 absl::Status Launch(Kernel kernel, int shared_bytes, const DecodeLayout& layout,
                     const PagedAttentionArgs& a, const Stream& stream) {
@@ -86,7 +75,7 @@ absl::Status LaunchRanges(const PagedAttentionArgs& a, const AttentionGpu& gpu,
                                                  " multiprocessors take ", layout.regions,
                                                  " counters, of ", kMaxRegions));
   const Kernel kernel = DecodeRangesKernel<T, kE, kTiles>;
-  RETURN_IF_ERROR(PrepareShared(kernel, kSharedBytes));
+  RETURN_IF_ERROR(PrepareShared(kWhat, kernel, kSharedBytes));
   return Launch(kernel, kSharedBytes, layout, a, stream);
 }
 
@@ -96,7 +85,7 @@ absl::Status LaunchDecode(const PagedAttentionArgs& a, const AttentionGpu& gpu,
   constexpr int kSharedBytes = DecodeFewShape<kE, kTiles>::kSharedBytes;
   const Kernel kernel = DecodeFewKernel<T, kE, kTiles>;
   // Asked once per process: its devices are of one kind.
-  static const absl::Status prepared = PrepareShared(kernel, kSharedBytes);
+  static const absl::Status prepared = PrepareShared(kWhat, kernel, kSharedBytes);
   RETURN_IF_ERROR(prepared);
   static const int resident = [&] {
     int blocks = 0;

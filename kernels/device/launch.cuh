@@ -1,9 +1,11 @@
 // Launches that overlap with the end of the kernel before them (programmatic dependent launch).
 #pragma once
 
+#include <cstdint>
 #include <utility>
 
 #include <absl/status/status.h>
+#include <absl/strings/str_cat.h>
 #include <cuda_runtime.h>
 
 #include "kernels/runtime/cuda_status.h"
@@ -37,6 +39,20 @@ struct LaunchShape {
 // True when the current device runs code in which WaitForPrevious() waits: that of sm_90. Later
 // ones compile what is there for sm_80.
 inline bool CanLaunchDependent() { return CurrentGpu().is_sm90(); }
+
+// Lets blocks of `kernel` have `bytes` of dynamic shared memory, and gives multiprocessors that run
+// it as much as there is: CUDA would size it for these blocks, and those of the kernels around
+// would wait outside. kInternal: refused; the message starts with `what`.
+template <typename... Params>
+absl::Status PrepareShared(const char* what, void (*kernel)(Params...), int64_t bytes) {
+  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            static_cast<int>(bytes)),
+                       absl::StrCat(what, ": shared memory"));
+  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                            cudaSharedmemCarveoutMaxShared),
+                       absl::StrCat(what, ": shared memory carve-out"));
+  return absl::OkStatus();
+}
 
 // Enqueues `kernel`, whose blocks may start before the kernel ahead of it has finished. kInternal:
 // the launch was refused; the message starts with `what`.

@@ -188,14 +188,7 @@ absl::Status LaunchGemv(const LinearArgs& a, const GemvPlan& plan, cudaStream_t 
         gemv::KernelTable<T>(std::make_index_sequence<kGemvTileCount * 4>());
     const auto index = static_cast<size_t>(plan.tile * 4 + (plan.x_resident ? 2 : 0) + (a.t > 8));
     const gemv::KernelFn kernel = kKernels[index];
-    RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              static_cast<int>(plan.shared_bytes)),
-                         "linear: shared memory");
-    // Without it CUDA sizes the shared memory for one block, and the next kernel's wait outside.
-    RETURN_IF_CUDA_ERROR(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                             cudaSharedmemCarveoutMaxShared),
-        "linear: shared memory carve-out");
+    RETURN_IF_ERROR(PrepareShared("linear", kernel, plan.shared_bytes));
     return LaunchDependent("linear launch", kernel,
                            {.grid = dim3(static_cast<unsigned>(plan.blocks)),
                             .block = dim3(gemv::kThreads),

@@ -31,17 +31,11 @@ absl::Status LaunchPackedChain(absl::Span<const LinearArgs> products, const Pack
   const packed_gemv::ChainFn kernel = first.dtype == DType::kBf16
                                           ? packed_gemv::ChainBf16(first.packed.bits, zeros)
                                           : packed_gemv::ChainF16(first.packed.bits, zeros);
-  const auto shared = static_cast<size_t>(shape.shared_bytes);
-  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            static_cast<int>(shared)),
-                       "packed chain: shared memory");
-  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                            cudaSharedmemCarveoutMaxShared),
-                       "packed chain: shared memory carve-out");
+  RETURN_IF_ERROR(PrepareShared("packed chain", kernel, shape.shared_bytes));
   return LaunchDependent("packed chain launch", kernel,
                          {.grid = dim3(static_cast<unsigned>(shape.blocks)),
                           .block = dim3(kPackedGemvThreads),
-                          .shared_bytes = shared,
+                          .shared_bytes = static_cast<size_t>(shape.shared_bytes),
                           .stream = stream},
                          params);
 }

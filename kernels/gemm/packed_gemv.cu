@@ -14,13 +14,7 @@ absl::Status LaunchPackedGemv(const LinearArgs& a, const PackedGemvPlan& plan,
       packed_gemv::KernelIndex(a.packed.bits, a.packed.zeros != nullptr, plan.segment, plan.form);
   const packed_gemv::KernelFn kernel =
       a.dtype == DType::kBf16 ? packed_gemv::KernelBf16(index) : packed_gemv::KernelF16(index);
-  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            static_cast<int>(plan.shared_bytes)),
-                       "packed linear: shared memory");
-  // Without it CUDA sizes the shared memory for one block, and the next kernel's wait outside.
-  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                            cudaSharedmemCarveoutMaxShared),
-                       "packed linear: shared memory carve-out");
+  RETURN_IF_ERROR(PrepareShared("packed linear", kernel, plan.shared_bytes));
   return LaunchDependent("packed linear launch", kernel,
                          {.grid = dim3(static_cast<unsigned>(plan.blocks)),
                           .block = dim3(kPackedGemvThreads),
