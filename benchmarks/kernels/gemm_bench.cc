@@ -1,4 +1,4 @@
-// Times LinearCuda on the projections of Qwen2 models: gemm_bench [group...]
+// Times LinearCuda on the linear layers of models: gemm_bench [group...]
 //   rows    few-row kernel and library, t = 1 to 64, one shape of each size
 //   shapes  t = 1 on every projection
 //   chain   a token's linear layers of a model, one after the other; chain16 for 8 and 16 rows
@@ -62,7 +62,7 @@ double Bytes(const ModelShape& s, int64_t t) {
 
 BenchFigure FigureOf(const char* op, const ModelShape& s, int64_t t, const Timing& timing) {
   return {.op = op,
-          .shape = absl::StrCat(s.name, " t=", t, " n=", (s.gated ? 2 : 1) * s.n, " k=", s.k),
+          .shape = absl::StrCat(s.name, " t=", t, " n=", s.rows(), " k=", s.k),
           .bytes = Bytes(s, t),
           .flops = 2. * static_cast<double>(t * WeightBytes(s) / kHalf),
           .timing = timing};
@@ -86,7 +86,7 @@ absl::Status TimeLibrary(const Bench& b, const ModelShape& s, int64_t t) {
                                           .w = b.weights + i * WeightBytes(s),
                                           .y = b.scratch,
                                           .t = t,
-                                          .n = (s.gated ? 2 : 1) * s.n,
+                                          .n = s.rows(),
                                           .k = s.k,
                                           .dtype = DType::kBf16,
                                           .y_dtype = s.f32 ? DType::kF32 : DType::kBf16,

@@ -20,7 +20,6 @@ class StageRing {
                        const uint16_t* steps)
       : p_(p), block_(block), ring_(ring), steps_(steps) {}
 
-  __device__ __forceinline__ void GoOnFrom(const StageRing&) {}
   __device__ __forceinline__ void Init() const {}
   __device__ __forceinline__ void LoadAll() const {}
   __device__ __forceinline__ void AllowAll() const {}
