@@ -74,34 +74,19 @@ absl::Status ManyRows(const LinearArgs& a, const LinearWorkspace& parts, cudaStr
 }
 
 absl::Status PackedLinear(LinearArgs& a, const GemvGpu& gpu, const Stream& stream) {
-  const LinearWorkspace parts = SplitLinearWorkspace(a);
-  const bool normed = a.norm_weight != nullptr;
-  const PackedGemvProblem problem = {.t = a.t,
-                                     .n = a.n,
-                                     .k = a.k,
-                                     .gated = a.gated,
-                                     .normed = normed,
-                                     .bits = a.packed.bits,
-                                     .group = a.packed.group,
-                                     .ragged = a.packed.group_of_step != nullptr,
-                                     .zeros = a.packed.zeros != nullptr};
+  const PackedGemvProblem problem = PackedGemvProblemOf(a);
   if (PackedGemvServes(problem)) {
     const PackedGemvPlan plan = PlanPackedGemv(gpu, problem);
     if (plan.shared_bytes <= gpu.shared_bytes) return LaunchPackedGemv(a, plan, stream.cuda);
   }
-  if (normed) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
+  const LinearWorkspace parts = SplitLinearWorkspace(a);
+  if (problem.normed) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
   return LaunchPackedGemm(a, parts, stream.cuda);
 }
 
-}  // namespace
-
-absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
-  const GpuIdentity& current = CurrentGpu();
-  if (current.sm_count == 0) return absl::InternalError("linear: no CUDA device");
-  const GemvGpu gpu = {.sm_count = current.sm_count, .shared_bytes = current.shared_bytes};
-  RETURN_IF_ERROR(CheckLinear(args, Device::kCuda, gpu.sm_count));
-  if (args.t == 0 || args.n == 0) return absl::OkStatus();
-  LinearArgs a = args;
+// Of checked args.
+absl::Status Launch(LinearArgs a, const GemvGpu& gpu, const Stream& stream) {
+  if (a.t == 0 || a.n == 0) return absl::OkStatus();
   if (a.packed.values != nullptr) return PackedLinear(a, gpu, stream);
   const LinearWorkspace parts = SplitLinearWorkspace(a);
   const bool normed = a.norm_weight != nullptr;
@@ -118,8 +103,15 @@ absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
   return ManyRows(a, parts, stream.cuda);
 }
 
+}  // namespace
+
+absl::Status LinearCuda(const LinearArgs& args, const Stream& stream) {
+  return LinearSequenceCuda({.products = &args, .count = 1}, stream);
+}
+
 absl::Status LinearSequenceCuda(const LinearSequenceArgs& args, const Stream& stream) {
   const GpuIdentity& current = CurrentGpu();
+  if (current.sm_count == 0) return absl::InternalError("linear: no CUDA device");
   const GemvGpu gpu = {.sm_count = current.sm_count, .shared_bytes = current.shared_bytes};
   absl::Span<const LinearArgs> left(args.products, static_cast<size_t>(args.count));
   for (const LinearArgs& a : left) RETURN_IF_ERROR(CheckLinear(a, Device::kCuda, gpu.sm_count));
@@ -127,7 +119,7 @@ absl::Status LinearSequenceCuda(const LinearSequenceArgs& args, const Stream& st
     const PackedChainPlan plan = current.is_sm90() ? PlanPackedChain(gpu, left) : PackedChainPlan{};
     const size_t taken = static_cast<size_t>(std::max(plan.count, 1));
     RETURN_IF_ERROR(plan.count > 0 ? LaunchPackedChain(left.first(taken), plan, stream.cuda)
-                                   : LinearCuda(left.front(), stream));
+                                   : Launch(left.front(), gpu, stream));
     left.remove_prefix(taken);
   }
   return absl::OkStatus();

@@ -10,16 +10,9 @@ constexpr int kLeastStages = 3;
 constexpr int kEarlyStages = 4;
 
 PackedGemvProblem ProblemOf(const LinearArgs& a) {
-  return {.t = a.t,
-          .n = a.n,
-          .k = a.k,
-          .gated = a.gated,
-          .normed = a.norm_weight != nullptr,
-          .bits = a.packed.bits,
-          .group = a.packed.group,
-          .ragged = a.packed.group_of_step != nullptr,
-          .zeros = a.packed.zeros != nullptr,
-          .joined = true};
+  PackedGemvProblem problem = PackedGemvProblemOf(a);
+  problem.joined = true;
+  return problem;
 }
 
 // In groups of a chunk or more: the kernel is compiled for no others.
@@ -86,6 +79,7 @@ int Share(PackedChainPlan& plan, int64_t bytes) {
 
 PackedChainPlan PlanPackedChain(const GemvGpu& gpu, absl::Span<const LinearArgs> products) {
   PackedChainPlan plan;
+  if (products.size() < kPackedChainLeast) return plan;
   const size_t most = std::min<size_t>(products.size(), kPackedChainMost);
   for (size_t i = 0; i < most && Serves(gpu, products[i]); ++i) {
     if (i > 0 && !Follows(products[i], products[i - 1])) break;

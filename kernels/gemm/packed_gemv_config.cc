@@ -69,6 +69,18 @@ void SetGroups(PackedGemvPlan& plan, const PackedGemvProblem& p) {
 
 }  // namespace
 
+PackedGemvProblem PackedGemvProblemOf(const LinearArgs& a) {
+  return {.t = a.t,
+          .n = a.n,
+          .k = a.k,
+          .gated = a.gated,
+          .normed = a.norm_weight != nullptr,
+          .bits = a.packed.bits,
+          .group = a.packed.group,
+          .ragged = a.packed.group_of_step != nullptr,
+          .zeros = a.packed.zeros != nullptr};
+}
+
 PackedSegment PackedSegmentOf(const PackedGemvProblem& p) {
   if (p.ragged) return PackedSegment::kStep;
   return GroupOf(p) >= PackedBlock(p.bits) ? PackedSegment::kBlock : PackedSegment::kTwoSteps;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/gemm/gemv_config.h"
+#include "kernels/gemm/linear.h"
 #include "kernels/gemm/packed_weight.h"
 
 namespace tessera {
@@ -41,6 +42,9 @@ struct PackedGemvProblem {
   // keeps no more of x than it needs.
   bool joined = false;
 };
+
+// Of checked args with a packed weight.
+PackedGemvProblem PackedGemvProblemOf(const LinearArgs& args);
 
 // How many steps of 16 k share a row of scales: a whole block of 64 bytes, two, or one.
 enum class PackedSegment { kBlock, kTwoSteps, kStep };
