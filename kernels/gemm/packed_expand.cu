@@ -55,7 +55,7 @@ __global__ void PackedExpandKernel(PackedWeight w, PackedRowRuns rows, T* out) {
     const int shift = static_cast<int>(place.byte % 4 * 8) + place.shift;
     uint32_t pairs[4];
     for (int piece = 0; piece < 4; ++piece)
-      pairs[piece] = unpacker.template Pair<0>(
+      pairs[piece] = unpacker.template Weights<0>(
           __ldg(reinterpret_cast<const uint32_t*>(word + piece * 16)) >> shift);
     *reinterpret_cast<uint4*>(out + row * w.k + k) =
         make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);

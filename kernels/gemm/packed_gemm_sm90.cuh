@@ -81,24 +81,24 @@ class PackedConsumer {
     if constexpr (Shape::kDepthGroups > 1) {
       const DepthSums<Shape> other(shared_.Handed(), thread_);
       if (depth_ > 0) {
-        other.Give(d_);
+        other.Give(Sums());
         return;
       }
-      other.Add(d_);
+      other.Add(Sums());
     }
     const PartialSums<Shape> partial(p_.partial, flags[p_.flag_slot], thread_);
     const int block = PackedWalk::Block();
     if (item.first > 0) {
-      partial.Give(block, d_);
+      partial.Give(block, Sums());
       return;
     }
     if (item.end < p_.stages) {
       int end = block + 1;
       while (end < p_.shared_blocks && PackedWalk::RunStart(p_, end) < (item.tile + 1) * p_.stages)
         ++end;
-      partial.Add(block + 1, end, d_);
+      partial.Add(block + 1, end, Sums());
     }
-    OutputTile<T, Shape>(p_, item, thread_).Store(d_);
+    OutputTile<T, Shape>(p_, item, thread_).Store(Sums());
   }
 
   // How often scales change in a stage is a constant, and releasing one no branch, since ptxas lets
@@ -106,6 +106,11 @@ class PackedConsumer {
   __device__ __forceinline__ void Multiply(int stages) {
 #pragma unroll
     for (int i = 0; i < Shape::kSums; ++i) d_[i] = 0.f;
+    if constexpr (Shape::kScaledSums) {
+#pragma unroll
+      for (int i = 0; i < Shape::kSums; ++i) sums_[i] = 0.f;
+      scales_[0] = scales_[1] = 0.f;
+    }
     used_ = panel_free_ = 0;
     for (; stages > 0; --stages) {
       WaitAt(shared_.Full(ring_.at), ring_.parity);
@@ -113,10 +118,27 @@ class PackedConsumer {
       Batches<0>();
       NextStage();
     }
-    WaitForProducts<0>();
-    PinRegisters(d_);
+    TakeSums();
     Release(panel_free_);
     Release(used_);
+  }
+
+  // Waits for the products, and adds the stage's sums, scaled.
+  __device__ __forceinline__ void TakeSums() {
+    WaitForProducts<0>();
+    PinRegisters(d_);
+    if constexpr (Shape::kScaledSums) {
+#pragma unroll
+      for (int i = 0; i < Shape::kSums; ++i) sums_[i] += scales_[i % 4 / 2] * d_[i];
+    }
+  }
+
+  // Of the item.
+  __device__ __forceinline__ float (&Sums())[Shape::kSums] {
+    if constexpr (Shape::kScaledSums)
+      return sums_;
+    else
+      return d_;
   }
 
   // Batch kAt of a stage and those behind it. While it is unpacked, the products of the one before
@@ -131,13 +153,23 @@ class PackedConsumer {
       if constexpr (kAt == 1) Release(used_);
       UnpackBatch<kAt * kBatch, 0>();
       if constexpr (kInPanel == 0) NextPanel();
+      constexpr bool kFresh = Shape::kScaledSums && kAt == 0;
+      if constexpr (kFresh) {
+        TakeSums();
+        scales_[0] = next_scales_[0];
+        scales_[1] = next_scales_[1];
+      }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) PinRegisters(a_[kAt % 2][i]);
       FenceProducts();
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i)
-        RegisterTimesTokens<T>(d_, a_[kAt % 2][i],
-                               MatrixDescriptor(tile_, (kInPanel * kBatch + i) * 32));
+      for (int i = 0; i < kBatch; ++i) {
+        const uint64_t x = MatrixDescriptor(tile_, (kInPanel * kBatch + i) * 32);
+        if (kFresh && i == 0)
+          RegisterTimesTokens<T, true>(d_, a_[kAt % 2][i], x);
+        else
+          RegisterTimesTokens<T, false>(d_, a_[kAt % 2][i], x);
+      }
       CommitProducts();
       Batches<kAt + 1>();
     }
@@ -158,7 +190,7 @@ class PackedConsumer {
       }
       if constexpr (kStep * Shape::kSlots % Shape::kSteps == 0)
         SetScales(kStep * p_.slots / Shape::kSteps);
-      UnpackStep<kStep>(rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]),
+      UnpackStep<kStep, Shape::kScaledSums>(rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]),
                         a_[kFirst / kBatch % 2][kIndex]);
       UnpackBatch<kFirst, kIndex + 1>();
     }
@@ -173,6 +205,8 @@ class PackedConsumer {
       const uint16_t scale = LoadShared2(scales + half * RowsOn<Shape>(p_.gated) * 2);
       uint32_t zero = LoadShared1(zeros + half * zeros_on_);
       if constexpr (Shape::kBits == 4) zero = zero >> (row_ % 2 * 4) & 15u;
+      if constexpr (Shape::kScaledSums)
+        next_scales_[half] = __half2float(__ushort_as_half(scale));
       rows_[half].Set(scale, p_.zeros != nullptr ? zero : 1u << (Shape::kBits - 1));
     }
   }
@@ -236,6 +270,8 @@ class PackedConsumer {
   uint4 words_[2];
   uint32_t a_[2][kBatch][4];
   float d_[Shape::kSums];
+  // With scaled sums, d_ is of one stage.
+  float sums_[Shape::kScaledSums ? Shape::kSums : 1], scales_[2], next_scales_[2];
 };
 
 // Persistent blocks, one a multiprocessor; PackedWalk says which tiles they take.

@@ -1,7 +1,7 @@
 // From packed integers to 16-bit weights.
 //
 // A value q becomes (q - zero) * scale, rounded once: q - zero is exact in either type, and so is
-// scale, which bf16 takes as the sum of two numbers.
+// scale, which bf16 takes as the sum of two numbers. Or it becomes q - zero, for sums to be scaled.
 #pragma once
 
 #include <cstdint>
@@ -85,8 +85,16 @@ class RowUnpacker<__nv_bfloat16, kBits> {
       zero_ = PackHalves<__nv_bfloat16>(z, z);
     }
   }
+  // Of the pair at kField of a word: the weights.
   template <int kField>
-  __device__ __forceinline__ uint32_t Pair(uint32_t word) const {
+  __device__ __forceinline__ uint32_t Weights(uint32_t word) const {
+    const uint32_t q = Integers<kField>(word);
+    return MultiplyAddHalves<__nv_bfloat16>(q, UpperTwice(scale_),
+                                            MultiplyHalves<__nv_bfloat16>(q, LowerTwice(scale_)));
+  }
+  // q - zero.
+  template <int kField>
+  __device__ __forceinline__ uint32_t Integers(uint32_t word) const {
     constexpr uint32_t kOne = 0x3f803f80u;
     const uint32_t w = word >> (kField * kBits);
     uint32_t q;
@@ -96,9 +104,7 @@ class RowUnpacker<__nv_bfloat16, kBits> {
       q = MultiplyAddHalves<__nv_bfloat16>(AndOr(w, 0x007f007fu, 0x43004300u), kOne,
                                            AndXor(w, 0x00800080u, 0xc380c380u));
     }
-    q = SubtractHalves<__nv_bfloat16>(q, zero_);
-    return MultiplyAddHalves<__nv_bfloat16>(q, UpperTwice(scale_),
-                                            MultiplyHalves<__nv_bfloat16>(q, LowerTwice(scale_)));
+    return SubtractHalves<__nv_bfloat16>(q, zero_);
   }
 
  private:
@@ -115,7 +121,11 @@ class RowUnpacker<__half, kBits> {
     minus_high_ = zero * 0x00100010u + 0xd400d400u;  // -(64 + zero)
   }
   template <int kField>
-  __device__ __forceinline__ uint32_t Pair(uint32_t word) const {
+  __device__ __forceinline__ uint32_t Weights(uint32_t word) const {
+    return MultiplyHalves<__half>(Integers<kField>(word), scale_);
+  }
+  template <int kField>
+  __device__ __forceinline__ uint32_t Integers(uint32_t word) const {
     uint32_t q;
     if constexpr (kBits == 8) {
       q = SubtractHalves<__half>(__byte_perm(word, 0x64646464u, kField == 0 ? 0x4240 : 0x4341),
@@ -127,22 +137,29 @@ class RowUnpacker<__half, kBits> {
       q = MultiplyAddHalves<__half>(AndOr(word >> ((kField - 1) * 4), 0x00f000f0u, 0x64006400u),
                                     kSixteenth, minus_high_);
     }
-    return MultiplyHalves<__half>(q, scale_);
+    return q;
   }
 
  private:
   uint32_t scale_, zero_, minus_high_;
 };
 
-// The operand of step kStep of a stage, from the lane's words of its two rows.
-template <int kStep, typename T, int kBits>
+// The operand of step kStep of a stage, from the lane's words of its two rows: weights, or q - zero.
+template <int kStep, bool kIntegers, typename T, int kBits>
 __device__ __forceinline__ void UnpackStep(const RowUnpacker<T, kBits> (&rows)[2], uint32_t word0,
                                            uint32_t word1, uint32_t (&a)[4]) {
   constexpr int kField = kBits == 4 ? kStep % 2 * 2 : 0;
-  a[0] = rows[0].template Pair<kField>(word0);
-  a[1] = rows[1].template Pair<kField>(word1);
-  a[2] = rows[0].template Pair<kField + 1>(word0);
-  a[3] = rows[1].template Pair<kField + 1>(word1);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const uint32_t word = half == 0 ? word0 : word1;
+    if constexpr (kIntegers) {
+      a[half] = rows[half].template Integers<kField>(word);
+      a[2 + half] = rows[half].template Integers<kField + 1>(word);
+    } else {
+      a[half] = rows[half].template Weights<kField>(word);
+      a[2 + half] = rows[half].template Weights<kField + 1>(word);
+    }
+  }
 }
 
 }  // namespace tessera
