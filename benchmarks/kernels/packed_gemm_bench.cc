@@ -9,11 +9,13 @@
 // name. Bytes are those of values, scales and zeros.
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_split.h>
 
 #include "benchmarks/kernels/bench_util.h"
 #include "benchmarks/kernels/model_shapes.h"
@@ -21,6 +23,8 @@
 #include "common/status_macros.h"
 #include "kernels/gemm/cublaslt_gemm.h"
 #include "kernels/gemm/linear.h"
+#include "kernels/gemm/packed_batch.h"
+#include "kernels/runtime/current_gpu.h"
 
 namespace tessera {
 namespace {
@@ -113,6 +117,45 @@ absl::Status TimePacked(const Bench& b, const ModelShape& s, const Format& f, in
   return absl::OkStatus();
 }
 
+// The batch kernel by every number of strips of a block, or `only`, without the norm.
+absl::Status TimeBatch(const Bench& b, const ModelShape& s, const Format& f, int64_t t,
+                       int only = 0) {
+  if (!b.Wanted(s.name)) return absl::OkStatus();
+  const int64_t bytes = BufferBytes(s, f);
+  const int buffers = RotationCount(b.gpu, bytes, kPoolBytes);
+  const GemvGpu gpu = {.sm_count = CurrentGpu().sm_count,
+                       .shared_bytes = CurrentGpu().shared_bytes};
+  const auto args = [&](int i) {
+    LinearArgs a = ArgsFor(b, s, f, t, b.weights + i * bytes);
+    a.norm_weight = nullptr;
+    return a;
+  };
+  for (int strips : {1, 2, 4, 8, 16})
+    for (bool whole : {false, true}) {
+      if (only > 0 && (strips != only || whole)) continue;
+      PackedBatchPlan plan = PlanPackedBatch(gpu, PackedGemvProblemOf(args(0)), strips);
+      if (whole) {
+        if (plan.tiles >= gpu.sm_count) continue;
+        plan = PlanPackedBatch(
+            gpu, PackedGemvProblemOf(args(0)), strips,
+            plan.tiles * std::min(gpu.sm_count / plan.tiles, plan.rounds));
+      }
+      ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, buffers, [&](int i) {
+                         const LinearArgs a = args(i);
+                         return LaunchPackedBatch(a, plan, SplitLinearWorkspace(a),
+                                                  b.gpu.runtime->main_stream().cuda);
+                       }));
+      PrintBenchFigure(b.gpu, {.op = "batch",
+                               .shape = absl::StrCat(Describe(s, f, t), " strips=", strips,
+                                                     " tiles=", plan.tiles, " rounds=", plan.rounds,
+                                                     " blocks=", plan.blocks, " stages=", plan.stages),
+                               .bytes = static_cast<double>(SizesOf(s, f).total()),
+                               .flops = 2. * static_cast<double>(t * s.rows() * s.k),
+                               .timing = timing});
+    }
+  return absl::OkStatus();
+}
+
 // The bare product of the library with bf16 weights, with nothing fused.
 absl::Status TimeLibrary(const Bench& b, const ModelShape& s, int64_t t) {
   if (!b.Wanted(s.name)) return absl::OkStatus();
@@ -192,6 +235,15 @@ absl::Status RunGroup(const Bench& b, const std::string& group) {
         }
         RETURN_IF_ERROR(TimeLibrary(b, ShapeNamed(name), t));
       }
+  } else if (group == "batch") {
+    for (const char* name : {"7b.o", "7b.qkv", "7b.gate_up", "7b.down", "72b.o", "72b.gate_up"})
+      for (const int64_t t : {8, 16})
+        for (const int bits : {4, 8})
+          RETURN_IF_ERROR(TimeBatch(b, ShapeNamed(name), {.bits = bits}, t));
+  } else if (absl::StartsWith(group, "one:")) {  // MATRIX:BITS:T:STRIPS, for profilers
+    const std::vector<std::string> part = absl::StrSplit(group, ':');
+    RETURN_IF_ERROR(TimeBatch(b, ShapeNamed(part[1]), {.bits = std::atoi(part[2].c_str())},
+                              std::atoi(part[3].c_str()), std::atoi(part[4].c_str())));
   } else if (group == "formats") {
     for (const char* name : {"7b.qkv", "7b.down", "72b.gate_up"})
       for (const int bits : {4, 8}) {

@@ -120,6 +120,15 @@ __device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap& map, int
       "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
       : "memory");
 }
+// The box of a map with depth, at `deep`.
+__device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap& map, int column, int row,
+                                        int deep, uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(deep), "r"(barrier), "l"(policy)
+      : "memory");
+}
 // Makes writes to shared memory by ordinary stores and CopyAsync16, this thread's and those that it
 // waited for, visible to wgmma and TMA.
 __device__ __forceinline__ void FenceForAsyncReaders() {

@@ -12,17 +12,19 @@
 
 namespace tessera {
 
-// What a map describes: `base`, device, aligned to 16 bytes, [rows, columns] elements, rows
-// `row_bytes` (a multiple of 16) apart, in boxes of [box_rows, box_columns] (at most 256 each).
+// What a map describes: `base`, device, aligned to 16 bytes, [depth, rows, columns] elements, rows
+// `row_bytes` and what lies along the depth `depth_bytes` apart (multiples of 16), in boxes of
+// [box_depth, box_rows, box_columns] (at most 256 each).
 struct TensorMapShape {
   CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_UINT8;
   const void* base = nullptr;
   int64_t rows = 0, columns = 0, row_bytes = 0;
   int64_t box_rows = 0, box_columns = 0;
   CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_NONE;
+  int64_t depth = 0, depth_bytes = 0, box_depth = 0;  // 0: a matrix, for boxes of two coordinates
 };
 
-// What a box holds beyond the matrix reads as 0. kInternal, starting with `what`: the driver
+// What a box holds beyond the tensor reads as 0. kInternal, starting with `what`: the driver
 // refuses, or is too old.
 inline absl::Status MapTensor(const char* what, const TensorMapShape& s, CUtensorMap* map) {
   using Encode = decltype(&cuTensorMapEncodeTiled);
@@ -38,14 +40,17 @@ inline absl::Status MapTensor(const char* what, const TensorMapShape& s, CUtenso
   }();
   if (encode == nullptr)
     return absl::InternalError(absl::StrCat(what, ": the driver has no cuTensorMapEncodeTiled"));
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(s.columns), static_cast<cuuint64_t>(s.rows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(s.row_bytes)};
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(s.columns), static_cast<cuuint64_t>(s.rows),
+                              static_cast<cuuint64_t>(s.depth)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(s.row_bytes),
+                                static_cast<cuuint64_t>(s.depth_bytes)};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(s.box_columns),
-                            static_cast<cuuint32_t>(s.box_rows)};
-  const cuuint32_t steps[] = {1, 1};
+                            static_cast<cuuint32_t>(s.box_rows),
+                            static_cast<cuuint32_t>(s.box_depth)};
+  const cuuint32_t steps[] = {1, 1, 1};
   const CUresult result =
-      encode(map, s.type, 2, const_cast<void*>(s.base), sizes, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, s.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      encode(map, s.type, s.depth > 0 ? 3 : 2, const_cast<void*>(s.base), sizes, strides, box,
+             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, s.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(what, ": no tensor map of ", s.rows, " rows of ",

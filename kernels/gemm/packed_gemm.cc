@@ -1,8 +1,6 @@
 #include "kernels/gemm/packed_gemm.h"
 
 #include <algorithm>
-#include <array>
-#include <mutex>
 #include <type_traits>
 
 #include <absl/strings/str_cat.h>
@@ -12,6 +10,7 @@
 #include "common/status_macros.h"
 #include "kernels/gemm/cublaslt_gemm.h"
 #include "kernels/gemm/elementwise.h"
+#include "kernels/gemm/flag_slots.h"
 #include "kernels/gemm/packed_expand.h"
 #include "kernels/gemm/packed_gemm_sm90.h"
 #include "kernels/runtime/current_gpu.h"
@@ -35,21 +34,6 @@ absl::Status Check(const LinearArgs& a) {
         absl::StrCat("packed_gemm: weight of ", w.bits, " bits, [", w.n, ", ", w.k, "] in ",
                      w.groups, " groups of ", w.group, ", product [", RowsOfW(a), ", ", a.k, "]"));
   return absl::OkStatus();
-}
-
-// Flags go with workspaces: launches that may run at once have workspaces of their own. The last
-// kPackedFlagSlots workspaces keep theirs.
-int FlagSlotOf(const void* workspace) {
-  static std::mutex mutex;
-  static std::array<const void*, kPackedFlagSlots> owners = {};
-  static int next = 0;
-  const std::lock_guard<std::mutex> lock(mutex);
-  const auto* const found = std::find(owners.begin(), owners.end(), workspace);
-  if (found != owners.end()) return static_cast<int>(found - owners.begin());
-  const int slot = next;
-  next = (next + 1) % kPackedFlagSlots;
-  owners[static_cast<size_t>(slot)] = workspace;
-  return slot;
 }
 
 // The workspace of a product by parts.

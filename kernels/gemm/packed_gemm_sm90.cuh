@@ -13,6 +13,7 @@
 #include "kernels/device/tensor_map.h"
 #include "kernels/device/visit_dtype.cuh"
 #include "kernels/device/weight_stream.cuh"
+#include "kernels/gemm/flag_slots.h"
 #include "kernels/gemm/packed_gemm_load.cuh"
 #include "kernels/gemm/packed_gemm_sm90.h"
 #include "kernels/gemm/packed_gemm_store.cuh"
@@ -23,7 +24,8 @@
 namespace tessera {
 namespace {
 
-__device__ uint32_t flags[kPackedFlagSlots][kPackedMaxBlocks * kMaxGroups];
+// 0 between launches.
+__device__ uint32_t flags[kFlagSlots][kPackedMaxBlocks * kMaxGroups];
 
 // A lane multiplies two rows of W, lane / 4 of either half of its warp's 16. These are the first,
 // within the tile, and how far on the second is. Plain products spread rows over the halves so that

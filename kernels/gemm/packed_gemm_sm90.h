@@ -8,13 +8,11 @@
 
 namespace tessera {
 
-// Launches that may run at once and share tiles use different flags, which lie in static device
-// memory and are 0 between launches.
-inline constexpr int kPackedFlagSlots = 16, kPackedMaxBlocks = 256;
+inline constexpr int kPackedMaxBlocks = 256;
 
 struct PackedScratch {
   float* partial = nullptr;  // device, plan.scratch_bytes(), aligned to 16 bytes
-  int flag_slot = 0;         // below kPackedFlagSlots
+  int flag_slot = 0;         // FlagSlotOf() (flag_slots.h)
 };
 
 // Enqueues LaunchPackedGemm's work (packed_gemm.h) as `plan` says, for weights of the bits in the

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/device/barrier.cuh"
+#include "kernels/device/flag.cuh"
 #include "kernels/device/mma.cuh"
 #include "kernels/device/visit_dtype.cuh"
 #include "kernels/gemm/epilogue.cuh"
@@ -11,15 +12,6 @@
 #include "kernels/gemm/packed_gemm_walk.cuh"
 
 namespace tessera {
-
-__device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* flag) {
-  uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
-  return value;
-}
-__device__ __forceinline__ void StoreRelease(uint32_t* flag, uint32_t value) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
-}
 
 // Depth group 1 hands its sums to the owners of the same rows, in shared memory. `thread` counts
 // within the depth group.
