@@ -130,14 +130,15 @@ absl::Status TimeBatch(const Bench& b, const ModelShape& s, const Format& f, int
     a.norm_weight = nullptr;
     return a;
   };
+  const PackedBatchProblem problem = {.linear = PackedGemvProblemOf(args(0)), .dtype = f.dtype};
   for (int strips : {1, 2, 4, 8, 16})
     for (bool whole : {false, true}) {
       if (only > 0 && (strips != only || whole)) continue;
-      PackedBatchPlan plan = PlanPackedBatch(gpu, PackedGemvProblemOf(args(0)), strips);
+      PackedBatchPlan plan = PlanPackedBatch(gpu, problem, strips);
       if (whole) {
         if (plan.tiles >= gpu.sm_count) continue;
         plan = PlanPackedBatch(
-            gpu, PackedGemvProblemOf(args(0)), strips,
+            gpu, problem, strips,
             plan.tiles * std::min(gpu.sm_count / plan.tiles, plan.rounds));
       }
       ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, buffers, [&](int i) {

@@ -9,6 +9,7 @@
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/linear_check.h"
 #include "kernels/gemm/linear_config.h"
+#include "kernels/gemm/packed_batch.h"
 #include "kernels/gemm/packed_chain.h"
 #include "kernels/gemm/packed_gemm.h"
 #include "kernels/gemm/packed_gemv.h"
@@ -75,13 +76,18 @@ absl::Status ManyRows(const LinearArgs& a, const LinearWorkspace& parts, cudaStr
 
 absl::Status PackedLinear(LinearArgs& a, const GemvGpu& gpu, const Stream& stream) {
   const PackedGemvProblem problem = PackedGemvProblemOf(a);
-  if (PackedGemvServes(problem)) {
+  const LinearWorkspace parts = SplitLinearWorkspace(a);
+  PackedBatchPlan batch;
+  if (CurrentGpu().is_sm90() && a.t > 1 && a.t * a.k > kPackedGemvFasterX)
+    batch = PlanPackedBatch(gpu, {.linear = problem, .dtype = a.dtype});
+  const bool batched = batch.strips > 0 && batch.scratch_bytes <= parts.library_bytes;
+  if (!batched && PackedGemvServes(problem)) {
     const PackedGemvPlan plan = PlanPackedGemv(gpu, problem);
     if (plan.shared_bytes <= gpu.shared_bytes) return LaunchPackedGemv(a, plan, stream.cuda);
   }
-  const LinearWorkspace parts = SplitLinearWorkspace(a);
   if (problem.normed) RETURN_IF_ERROR(NormFirst(a, parts.normed, stream));
-  return LaunchPackedGemm(a, parts, stream.cuda);
+  return batched ? LaunchPackedBatch(a, batch, parts, stream.cuda)
+                 : LaunchPackedGemm(a, parts, stream.cuda);
 }
 
 // Of checked args.

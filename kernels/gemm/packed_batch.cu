@@ -1,6 +1,7 @@
 #include "kernels/gemm/packed_batch.h"
 
 #include <cstdint>
+#include <type_traits>
 
 #include "common/status_macros.h"
 #include "kernels/device/barrier.cuh"
@@ -24,8 +25,10 @@ using packed_gemv::LaneIndex;
 using packed_gemv::WarpIndex;
 
 constexpr int kWarps = kPackedBatchWarps;
+// Of the warps that do not multiply: one loads values and x, one scales, the others sum x.
+constexpr int kSumWarps = kPackedBatchHelpers - 2;
 constexpr int kTilesOfStrip = 4;
-constexpr int kPanel = 64;  // elements of a row of x that lie together in shared memory
+constexpr int kPanel = kPackedBatchPanel;
 constexpr int kPanelRowBytes = kPanel * 2;
 
 // [block][strip]: its sums are there. 0 between launches.
@@ -52,33 +55,46 @@ struct Run {
   int block, start, end;
 };
 
-// Barriers of a stage: full, then free for the warps that have used it.
-struct Ring {
+// Stages, and their barriers: full; with sums of x; free for the warps that have used it.
+class Ring {
+ public:
   __device__ __forceinline__ Ring(const PackedBatchPlan& plan, uint32_t memory, uint32_t barriers)
-      : memory_(memory), barriers_(barriers), bytes_(plan.stage_bytes), count_(plan.stages) {}
+      : first_(memory),
+        first_full_(barriers),
+        last_full_(barriers + (plan.stages - 1) * kBarriers),
+        bytes_(plan.stage_bytes),
+        stage_(memory),
+        full_(barriers) {}
   __device__ __forceinline__ void Init() const {
-    for (int s = 0; s < count_; ++s) {
-      InitBarrier(barriers_ + s * 16, 1 + kWarp);
-      InitBarrier(barriers_ + s * 16 + 8, kWarps);
+    for (uint32_t full = first_full_; full <= last_full_; full += kBarriers) {
+      InitBarrier(full, 1 + kWarp);  // of who loads values and x, and who loads scales
+      InitBarrier(full + kToSummed, kSumWarps);
+      InitBarrier(full + kToFree, kWarps);
     }
     FenceBarrierInit();
   }
-  __device__ __forceinline__ uint32_t Stage() const { return memory_ + at_ * bytes_; }
-  __device__ __forceinline__ uint32_t Full() const { return barriers_ + at_ * 16; }
-  __device__ __forceinline__ uint32_t Free() const { return Full() + 8; }
-  __device__ __forceinline__ uint32_t Parity() const { return parity_; }
+  __device__ __forceinline__ uint32_t Stage() const { return stage_; }
+  __device__ __forceinline__ uint32_t Full() const { return full_; }
+  __device__ __forceinline__ void WaitFull() const { WaitAt(full_, parity_); }
+  __device__ __forceinline__ void WaitSummed() const { WaitAt(full_ + kToSummed, parity_); }
+  __device__ __forceinline__ void Summed() const { ArriveAt(full_ + kToSummed); }
+  __device__ __forceinline__ void WaitFree() const { WaitAt(full_ + kToFree, parity_ ^ 1); }
+  __device__ __forceinline__ void Free() const { ArriveAt(full_ + kToFree); }
   __device__ __forceinline__ void Next() {
-    if (++at_ == count_) {
-      at_ = 0;
+    stage_ += bytes_;
+    full_ += kBarriers;
+    if (full_ > last_full_) {
+      stage_ = first_;
+      full_ = first_full_;
       parity_ ^= 1;
     }
   }
 
  private:
-  const uint32_t memory_, barriers_;
-  const int bytes_, count_;
-  int at_ = 0;
-  uint32_t parity_ = 0;
+  static constexpr uint32_t kBarriers = kPackedBatchBarrierBytes, kToFree = 8, kToSummed = 16;
+
+  const uint32_t first_, first_full_, last_full_, bytes_;
+  uint32_t stage_, full_, parity_ = 0;
 };
 
 // The tiles of w of a tile of strips, in the order in which they lie in a stage: gated, those of
@@ -94,92 +110,191 @@ struct Tiles {
   int half, first, second;
 };
 
-template <int kBits>
-class Loader {
- public:
-  __device__ __forceinline__ Loader(const BatchParams& p, const Run& run, Ring& ring,
-                                    const CUtensorMap& weights, const CUtensorMap& x)
-      : p_(p), run_(run), ring_(ring), weights_(weights), x_(x) {}
+// Walks a run: of which tile and round the next unit is.
+struct Units {
+  __device__ __forceinline__ Units(const PackedBatchPlan& plan, const Run& run)
+      : rounds(plan.rounds), tile(run.start / rounds), round(run.start - tile * rounds) {}
+  __device__ __forceinline__ void Next() {
+    if (++round == rounds) {
+      round = 0;
+      ++tile;
+    }
+  }
+  int rounds, tile, round;
+};
 
-  __device__ __forceinline__ void LoadAll() {
-    const int rounds = p_.plan.rounds, early = min(run_.end - run_.start, p_.plan.stages);
-    int tile = run_.start / rounds, round = run_.start - tile * rounds;
-    const int first_round = round;
-    const auto next = [&] {
-      if (++round == rounds) {
-        round = 0;
-        ++tile;
-      }
-      ring_.Next();
-    };
-    for (int i = 0; i < early; ++i) {
-      LoadWeights(tile, round);
-      next();
-    }
+// One thread: values and x by TMA. Values do not depend on earlier kernels.
+template <int kBits>
+class ValueLoader {
+ public:
+  __device__ __forceinline__ ValueLoader(const BatchParams& p, const CUtensorMap& weights,
+                                         const CUtensorMap& x)
+      : p_(p), weights_(weights), x_(x) {}
+
+  __device__ __forceinline__ void LoadAll(const Run& run, Ring ring) const {
+    const int early = min(run.end - run.start, p_.plan.stages);
+    Ring early_ring = ring;
+    Units units(p_.plan, run), early_units = units;
+    for (int i = 0; i < early; ++i, units.Next(), ring.Next()) LoadValues(units, ring);
     WaitForPrevious();
-    Ring ring = ring_;
-    if (early < p_.plan.stages)
-      for (int i = early; i < p_.plan.stages; ++i) ring.Next();
-    for (int i = 0, r = first_round; i < early; ++i) {
-      LoadX(ring, r);
-      ring.Next();
-      if (++r == rounds) r = 0;
-    }
-    for (int i = run_.start + early; i < run_.end; ++i) {
-      WaitAt(ring_.Free(), ring_.Parity() ^ 1);
-      LoadWeights(tile, round);
-      LoadX(ring_, round);
-      next();
+    for (int i = 0; i < early; ++i, early_units.Next(), early_ring.Next())
+      LoadX(early_units, early_ring);
+    for (int i = run.start + early; i < run.end; ++i, units.Next(), ring.Next()) {
+      ring.WaitFree();
+      LoadValues(units, ring);
+      LoadX(units, ring);
     }
   }
 
  private:
-  __device__ __forceinline__ void LoadX(const Ring& ring, int round) const {
-    constexpr int kPanels = static_cast<int>(PackedBlock(kBits)) / kPanel;
-    if (ElectOne())
-      CopyBox(ring.Stage() + p_.plan.x_offset, x_, 0, 0, round * p_.plan.depth * kPanels,
-              ring.Full(), EvictNormalPolicy());
-    __syncwarp();
+  __device__ __forceinline__ void LoadValues(const Units& units, const Ring& ring) const {
+    const Tiles tiles(p_, units.tile);
+    const int chunk = units.round * p_.plan.depth;
+    ArriveExpecting(ring.Full(), p_.plan.scale_offset);
+    CopyBox(ring.Stage(), weights_, 0, chunk, tiles.first, ring.Full(), once_);
+    if (p_.args.gated)
+      CopyBox(ring.Stage() + p_.plan.x_offset / 2, weights_, 0, chunk, tiles.second, ring.Full(),
+              once_);
   }
-  __device__ __forceinline__ void LoadWeights(int tile, int round) const {
-    const PackedBatchPlan& plan = p_.plan;
-    const PackedWeight& w = p_.args.packed;
-    const uint32_t stage = ring_.Stage(), full = ring_.Full();
-    const Tiles tiles(p_, tile);
-    const int first_chunk = round * plan.depth;
-    if (ElectOne()) {
-      const uint64_t policy = EvictFirstPolicy();
-      ArriveExpecting(full, plan.scale_offset);
-      CopyBox(stage, weights_, 0, first_chunk, tiles.first, full, policy);
-      if (p_.args.gated)
-        CopyBox(stage + tiles.half * plan.depth * kTileBytes, weights_, 0, first_chunk,
-                tiles.second, full, policy);
-    }
-    __syncwarp();
-    const int last_tile = static_cast<int>(w.n) / kTileRows - 1;
-#pragma unroll
-    for (int piece = LaneIndex(); piece < kWarps * kTilesOfStrip; piece += kWarp) {
-      const int i = piece / plan.depth, chunk = first_chunk + piece % plan.depth;
-      int group = static_cast<int>(
-          plan.chunks_a_group == 1 ? chunk : __umulhi(chunk, plan.group_magic));
-      group = min(group, static_cast<int>(w.groups) - 1);
-      const int64_t row = int64_t{min(tiles.Of(i), last_tile)} * kTileRows;
-      CopyAsync16(stage + plan.scale_offset + piece * 16,
-                  static_cast<const char*>(w.scales) + (group * w.n + row) * 2, true);
-      if (w.zeros != nullptr) {
-        const char* const from = static_cast<const char*>(w.zeros) +
-                                 group * PackedZeroStride(kBits, w.n) + row * kBits / 8;
-        CopyAsync4(stage + plan.zero_offset + piece * 8, from);
-        if (kBits == 8) CopyAsync4(stage + plan.zero_offset + piece * 8 + 4, from + 4);
-      }
-    }
-    ArriveAfterCopies(full);
+  __device__ __forceinline__ void LoadX(const Units& units, const Ring& ring) const {
+    constexpr int kPanels = static_cast<int>(PackedBlock(kBits)) / kPanel;
+    CopyBox(ring.Stage() + p_.plan.x_offset, x_, 0, 0, units.round * p_.plan.depth * kPanels,
+            ring.Full(), again_);
   }
 
   const BatchParams& p_;
-  const Run& run_;
-  Ring& ring_;
   const CUtensorMap &weights_, &x_;
+  const uint64_t once_ = EvictFirstPolicy(), again_ = EvictNormalPolicy();
+};
+
+// One warp: scales and zeros, which do not depend on earlier kernels.
+template <int kBits>
+class ScaleLoader {
+  static constexpr int kPieces = kWarps * kTilesOfStrip / kWarp;  // of a lane
+
+ public:
+  __device__ __forceinline__ ScaleLoader(const BatchParams& p) : p_(p) {}
+
+  __device__ __forceinline__ void LoadAll(const Run& run, Ring ring) {
+    Units units(p_.plan, run);
+    for (int i = run.start; i < run.end; ++i, units.Next(), ring.Next()) {
+      if (i == run.start || units.round == 0) StartTile(units.tile);
+      if (i >= run.start + p_.plan.stages) ring.WaitFree();
+      Load(units.round * p_.plan.depth, ring);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void StartTile(int tile) {
+    const PackedWeight& w = p_.args.packed;
+    const Tiles tiles(p_, tile);
+    const int last = static_cast<int>(w.n) / kTileRows - 1;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const int slot = (LaneIndex() + i * kWarp) / p_.plan.depth;
+      const int64_t row = int64_t{min(tiles.Of(slot), last)} * kTileRows;
+      scales_[i] = static_cast<const char*>(w.scales) + row * 2;
+      zeros_[i] = static_cast<const char*>(w.zeros) + row * kBits / 8;
+    }
+  }
+  __device__ __forceinline__ void Load(int first_chunk, const Ring& ring) const {
+    const PackedBatchPlan& plan = p_.plan;
+    const PackedWeight& w = p_.args.packed;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const int piece = LaneIndex() + i * kWarp;
+      const auto chunk = static_cast<uint32_t>(first_chunk + piece % plan.depth);
+      const uint32_t of = plan.chunks_a_group == 1 ? chunk : __umulhi(chunk, plan.group_magic);
+      const auto group = static_cast<int64_t>(min(of, static_cast<uint32_t>(w.groups) - 1));
+      CopyAsync16(ring.Stage() + plan.scale_offset + piece * 16, scales_[i] + group * w.n * 2,
+                  true);
+      if (w.zeros != nullptr) {
+        const char* const from = zeros_[i] + group * PackedZeroStride(kBits, w.n);
+        const uint32_t to = ring.Stage() + plan.zero_offset + piece * 8;
+        CopyAsync4(to, from);
+        if (kBits == 8) CopyAsync4(to + 4, from + 4);
+      }
+    }
+    ArriveAfterCopies(ring.Full());
+  }
+
+  const BatchParams& p_;
+  const char *scales_[kPieces], *zeros_[kPieces];
+};
+
+// How a warp reads a chunk of x in a stage, by 8x8 matrices: lane l gives row l % 8 of matrix l / 8.
+// Matrices are rows of x in eights by k in eights: of a step of 16 k with 16 rows, of two with 8.
+template <int kBits, int kEights>
+class XChunk {
+ public:
+  static constexpr int kSteps = static_cast<int>(PackedBlock(kBits) / kPackedStep);
+  static constexpr int kStepsALoad = 2 / kEights;
+
+  __device__ __forceinline__ XChunk(const PackedBatchPlan& plan, int depth) {
+    const int lane = LaneIndex();
+    const int token = kEights == 2 ? lane % 8 + lane / 16 * 8 : lane % 8;
+    const int piece = kEights == 2 ? lane / 8 % 2 : lane / 8;
+    at_ = plan.x_offset + depth * kBytes + token * kPanelRowBytes + ((piece ^ (token & 7)) << 4);
+  }
+  // From step `step` on, which is a constant and a multiple of kStepsALoad.
+  __device__ __forceinline__ void Load(uint32_t stage, int step, uint32_t (&b)[4]) const {
+    LoadMatrices(
+        stage + (at_ ^ (step % kPanelSteps << 5)) + step / kPanelSteps * kPanelBytes, b);
+  }
+  // Where eight i of a step's operand begins in what Load() gave.
+  static __device__ __forceinline__ int At(int step, int i) {
+    return kEights == 2 ? i * 2 : step % 2 * 2;
+  }
+
+ private:
+  static constexpr int kPanelSteps = kPanel / static_cast<int>(kPackedStep);
+  static constexpr int kPanelBytes = kEights * 8 * kPanelRowBytes;
+  static constexpr int kBytes = kSteps / kPanelSteps * kPanelBytes;
+
+  uint32_t at_;
+};
+
+// Warp `index` of kSumWarps sums x over every kSumWarps-th chunk of a stage: [chunks][tokens].
+template <typename T, int kBits, int kEights, bool kZeros>
+class TokenSums {
+  using X = XChunk<kBits, kEights>;
+
+ public:
+  __device__ __forceinline__ TokenSums(const BatchParams& p) : p_(p) {}
+
+  __device__ __forceinline__ void SumAll(const Run& run, Ring ring, int index) const {
+    for (int i = run.start; i < run.end; ++i, ring.Next()) {
+      ring.WaitFull();
+      for (int depth = index; depth < p_.plan.depth; depth += kSumWarps) Sum(ring.Stage(), depth);
+      __syncwarp();
+      if (LaneIndex() == 0) ring.Summed();
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void Sum(uint32_t stage, int depth) const {
+    // With one zero for all, times what it takes from a product of 128 + q.
+    constexpr float kTimes = kZeros ? -1.f : -(128.f + (1 << (kBits - 1)));
+    constexpr uint32_t kOnes = 0x3f803f80u;
+    const uint32_t ones[4] = {kOnes, kOnes, kOnes, kOnes};
+    const X x(p_.plan, depth);
+    float d[kEights][4] = {};
+    uint32_t b[4];
+#pragma unroll
+    for (int step = 0; step < X::kSteps; ++step) {
+      if (step % X::kStepsALoad == 0) x.Load(stage, step, b);
+#pragma unroll
+      for (int i = 0; i < kEights; ++i)
+        MultiplyAdd<T>(d[i], ones, b[X::At(step, i)], b[X::At(step, i) + 1]);
+    }
+    if (LaneIndex() >= 4) return;
+#pragma unroll
+    for (int i = 0; i < kEights; ++i)
+      StoreShared8(stage + p_.plan.sum_offset + (depth * kEights + i) * 32 + LaneIndex() * 8,
+                   d[i][0] * kTimes, d[i][1] * kTimes);
+  }
+
+  const BatchParams& p_;
 };
 
 // A warp's sums of a strip: [pairs][tokens in eights], d of mma m16n8k16 each. Pair i is tiles i and
@@ -205,31 +320,34 @@ struct StripSums {
   }
 };
 
-template <typename T, int kBits, bool kZeros, int kEights>
+//
+// kFromSums (4 bits in bf16): zeros are not taken from every q; products are of 128 + q and start
+// from what is too much, the sum of a token's x over a chunk times -(128 + zero).
+template <typename T, int kBits, int kEights, bool kZeros, bool kFromSums>
 class Multiplier {
-  static constexpr int kSteps = static_cast<int>(PackedBlock(kBits) / kPackedStep);
-  static constexpr int kPanelSteps = kPanel / static_cast<int>(kPackedStep);
-  static constexpr int kPanelBytes = kEights * 8 * kPanelRowBytes;
+  using X = XChunk<kBits, kEights>;
+  static constexpr int kSteps = X::kSteps;
   static constexpr int kPieces = 2 * kEights;
 
  public:
-  __device__ __forceinline__ Multiplier(const BatchParams& p, const Run& run, Ring& ring,
+  __device__ __forceinline__ Multiplier(const BatchParams& p, const Run& run, const Ring& ring,
                                         uint32_t depth_sums)
       : p_(p),
         run_(run),
         ring_(ring),
         strip_(WarpIndex() % p.plan.strips),
         depth_(WarpIndex() / p.plan.strips),
-        depth_sums_(depth_sums) {
-    const int strips = p.plan.strips, depth = p.plan.depth;
+        depth_sums_(depth_sums),
+        x_(p.plan, depth_) {
+    const int strips = p.plan.strips, depth = p.plan.depth, lane = LaneIndex(), row = lane / 4;
     const int first = strip_ * (p.args.gated ? 2 : 4);
-    const int second = p.args.gated ? 2 * strips + first : first + 2;
-    low_ = first * depth + depth_;
-    high_ = second * depth + depth_;
-    // Lane l gives row l % 8 of matrix l / 8: rows of x in eights, k in eights.
-    const int token = kEights == 2 ? LaneIndex() % 8 + LaneIndex() / 16 * 8 : LaneIndex() % 8;
-    const int piece = kEights == 2 ? LaneIndex() / 8 % 2 : LaneIndex() / 8;
-    x_ = token * kPanelRowBytes + ((piece ^ (token & 7)) << 4);
+    const int third = p.args.gated ? 2 * strips + first : first + 2;
+    const int slot = first * depth + depth_;
+    to_third_ = (third - first) * depth;
+    values_ = slot * kTileBytes + lane * 16;
+    scales_ = p.plan.scale_offset + slot * 16 + row * 2;
+    zeros_ = p.plan.zero_offset + slot * 8 + row * kBits / 8;
+    token_sums_ = p.plan.sum_offset + depth_ * kEights * 32 + lane % 4 * 8;
   }
 
   __device__ __forceinline__ void MultiplyAll() {
@@ -238,11 +356,15 @@ class Multiplier {
       const int tile = unit / plan.rounds, first = unit - tile * plan.rounds;
       const int last = min(plan.rounds, first + run_.end - unit);
       sums_.Clear();
-      for (int round = first; round < last; ++round) {
-        WaitAt(ring_.Full(), ring_.Parity());
-        if (round * plan.depth + depth_ < plan.chunks) AddChunk(ring_.Stage());
+      int chunks_left = plan.chunks - first * plan.depth - depth_;
+      for (int round = first; round < last; ++round, chunks_left -= plan.depth) {
+        if constexpr (kFromSums)
+          ring_.WaitSummed();
+        else
+          ring_.WaitFull();
+        if (chunks_left > 0) AddChunk(ring_.Stage());
         __syncwarp();
-        if (LaneIndex() == 0) ArriveAt(ring_.Free());
+        if (LaneIndex() == 0) ring_.Free();
         ring_.Next();
       }
       Finish(tile, first, last);
@@ -253,42 +375,37 @@ class Multiplier {
  private:
   __device__ __forceinline__ void AddChunk(uint32_t stage) {
     constexpr int kStepsOfWord = kSteps / 4;
-    const int row = LaneIndex() / 4, next = p_.plan.depth;  // tiles are that many slots apart
-    const uint32_t x = stage + p_.plan.x_offset + depth_ * (kSteps / kPanelSteps * kPanelBytes);
-    const uint32_t scales = stage + p_.plan.scale_offset + row * 2;
-    const uint32_t zeros = stage + p_.plan.zero_offset + row * kBits / 8;
-    uint32_t words[kTilesOfStrip][4];
+    const int depth = p_.plan.depth;  // tiles are that many slots apart
+    uint32_t words[kTilesOfStrip][4], zero[kTilesOfStrip];
     float scale[kTilesOfStrip];
     RowUnpacker<T, kBits> unpack[2][2];
 #pragma unroll
     for (int i = 0; i < kTilesOfStrip; ++i) {
-      const int slot = (i < 2 ? low_ : high_) + i % 2 * next;
-      const uint4 v = LoadShared16(stage + slot * kTileBytes + LaneIndex() * 16);
+      const int on = (i < 2 ? 0 : to_third_) + i % 2 * depth;
+      const uint4 v = LoadShared16(stage + values_ + on * kTileBytes);
       words[i][0] = v.x, words[i][1] = v.y, words[i][2] = v.z, words[i][3] = v.w;
-      scale[i] = __half2float(__ushort_as_half(LoadShared2(scales + slot * 16)));
-      uint32_t zero = 1u << (kBits - 1);
+      scale[i] = __half2float(__ushort_as_half(LoadShared2(stage + scales_ + on * 16)));
+      zero[i] = 1u << (kBits - 1);
       if (kZeros) {
-        zero = LoadShared1(zeros + slot * 8);
-        if (kBits == 4) zero = zero >> (row % 2 * 4) & 0xf;
+        zero[i] = LoadShared1(stage + zeros_ + on * 8);
+        if (kBits == 4) zero[i] = zero[i] >> (LaneIndex() / 4 % 2 * 4) & 0xf;
       }
-      unpack[i % 2][i / 2].Set(0, zero);
+      unpack[i % 2][i / 2].Set(0, zero[i]);
     }
-    float d[2][kEights][4] = {};
+    float d[2][kEights][4];
+    Start(stage, zero, d);
     uint32_t b[4];
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      if (kEights == 2 || step % 2 == 0)
-        LoadMatrices(x + step / kPanelSteps * kPanelBytes + (x_ ^ (step % kPanelSteps << 5)), b);
+      if (step % X::kStepsALoad == 0) x_.Load(stage, step, b);
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
         uint32_t a[4];
         Unpack(step, unpack[pair], words[pair][step / kStepsOfWord],
                words[2 + pair][step / kStepsOfWord], a);
 #pragma unroll
-        for (int i = 0; i < kEights; ++i) {
-          const int at = kEights == 2 ? i * 2 : step % 2 * 2;
-          MultiplyAdd<T>(d[pair][i], a, b[at], b[at + 1]);
-        }
+        for (int i = 0; i < kEights; ++i)
+          MultiplyAdd<T>(d[pair][i], a, b[X::At(step, i)], b[X::At(step, i) + 1]);
       }
     }
 #pragma unroll
@@ -300,12 +417,32 @@ class Multiplier {
           sums_.at[pair][eight][j] += scale[pair + j / 2 * 2] * d[pair][eight][j];
   }
 
+  // What products of a chunk are added to.
+  __device__ __forceinline__ void Start(uint32_t stage, const uint32_t (&zero)[kTilesOfStrip],
+                                        float (&d)[2][kEights][4]) const {
+#pragma unroll
+    for (int eight = 0; eight < kEights; ++eight) {
+      float2 sums = {};
+      if (kFromSums) sums = LoadShared8(stage + token_sums_ + eight * 32);
+#pragma unroll
+      for (int i = 0; i < kTilesOfStrip; ++i) {
+        float* const of = d[i % 2][eight] + i / 2 * 2;
+        // 128 + zero, as a bf16, is the upper half of a float.
+        const float times = kFromSums && kZeros ? __uint_as_float(zero[i] << 16 | 0x43000000u) : 1.f;
+        of[0] = sums.x * times;
+        of[1] = sums.y * times;
+      }
+    }
+  }
   static __device__ __forceinline__ void Unpack(int step, const RowUnpacker<T, kBits> (&rows)[2],
                                                 uint32_t low, uint32_t high, uint32_t (&a)[4]) {
+    constexpr Unpacked kWhat = kFromSums ? Unpacked::kRaised
+                               : kZeros  ? Unpacked::kIntegers
+                                         : Unpacked::kMiddleIntegers;
     if (kBits == 4 && step % 2 == 1)
-      UnpackStep<1, true>(rows, low, high, a);
+      UnpackStep<1, kWhat>(rows, low, high, a);
     else
-      UnpackStep<0, true>(rows, low, high, a);
+      UnpackStep<0, kWhat>(rows, low, high, a);
   }
 
   // From the sums of rounds [first, last) of a tile to outputs, or partial sums.
@@ -454,16 +591,18 @@ class Multiplier {
 
   const BatchParams& p_;
   const Run& run_;
-  Ring& ring_;
+  Ring ring_;
   const int strip_, depth_;
   const uint32_t depth_sums_;
-  int low_, high_;  // slots in a stage of the strip's first tile and of its third
-  uint32_t x_;      // of the lane's row and piece in a panel
+  const X x_;
+  // From where a stage begins to what the lane reads: of the strip's first tile, and sums of x.
+  uint32_t values_, scales_, zeros_, token_sums_;
+  int to_third_;  // slots from the strip's first tile to its third
   bool gave_ = false;
   StripSums<kEights> sums_;
 };
 
-template <typename T, int kBits, bool kZeros, int kEights>
+template <typename T, int kBits, int kEights, bool kZeros, bool kFromSums>
 __global__ void __launch_bounds__(kPackedBatchThreads, 1)
     BatchKernel(const __grid_constant__ BatchParams p, const __grid_constant__ CUtensorMap weights,
                 const __grid_constant__ CUtensorMap x) {
@@ -475,7 +614,7 @@ __global__ void __launch_bounds__(kPackedBatchThreads, 1)
   const uint32_t depth_sums = base + plan.stages * plan.stage_bytes;
   const uint32_t barriers =
       depth_sums + (kWarps - plan.strips) * (2 * kEights * kWarp * 16);
-  Ring ring(plan, base, barriers);
+  const Ring ring(plan, base, barriers);
   if (threadIdx.x == kWarps * kWarp) {
     PrefetchMap(weights);
     PrefetchMap(x);
@@ -483,17 +622,22 @@ __global__ void __launch_bounds__(kPackedBatchThreads, 1)
   }
   __syncthreads();
   const Run run(plan);
-  if (WarpIndex() == kWarps) {
-    Loader<kBits>(p, run, ring, weights, x).LoadAll();
-  } else {
+  const int warp = WarpIndex();
+  if (warp < kWarps) {
     // Outputs and partial sums may be what kernels before still use.
     WaitForPrevious();
-    Multiplier<T, kBits, kZeros, kEights>(p, run, ring, depth_sums).MultiplyAll();
+    Multiplier<T, kBits, kEights, kZeros, kFromSums>(p, run, ring, depth_sums).MultiplyAll();
+  } else if (warp == kWarps) {
+    if (ElectOne()) ValueLoader<kBits>(p, weights, x).LoadAll(run, ring);
+  } else if (warp == kWarps + 1) {
+    ScaleLoader<kBits>(p).LoadAll(run, ring);
+  } else if constexpr (kFromSums) {
+    TokenSums<T, kBits, kEights, kZeros>(p).SumAll(run, ring, warp - kWarps - 2);
   }
 #endif
 }
 
-template <typename T, int kBits, int kEights>
+template <typename T, int kBits, int kEights, bool kFromSums = false>
 absl::Status Launch(const BatchParams& p, cudaStream_t stream) {
   const LinearArgs& a = p.args;
   const PackedBatchPlan& plan = p.plan;
@@ -525,8 +669,8 @@ absl::Status Launch(const BatchParams& p, cudaStream_t stream) {
                              .depth_bytes = kPanelRowBytes,
                              .box_depth = plan.depth * PackedBlock(kBits) / kPanel},
                             &x));
-  const auto kernel = a.packed.zeros != nullptr ? BatchKernel<T, kBits, true, kEights>
-                                                : BatchKernel<T, kBits, false, kEights>;
+  const auto kernel = a.packed.zeros != nullptr ? BatchKernel<T, kBits, kEights, true, kFromSums>
+                                                : BatchKernel<T, kBits, kEights, false, kFromSums>;
   RETURN_IF_ERROR(PrepareShared("packed_batch", kernel, plan.shared_bytes));
   return LaunchDependent("packed_batch launch", kernel,
                          {.grid = dim3(static_cast<unsigned>(plan.blocks)),
@@ -542,6 +686,7 @@ absl::Status LaunchPackedBatch(const LinearArgs& args, const PackedBatchPlan& pl
                                const LinearWorkspace& workspace, cudaStream_t stream) {
   const BatchParams p = {args, plan, static_cast<float4*>(workspace.library),
                          FlagSlotOf(workspace.library)};
+  if (plan.sums_x) return Launch<__nv_bfloat16, 4, 2, true>(p, stream);
   return VisitHalf(args.dtype, "packed_batch", [&]<typename T>(TypeTag<T>) {
     if (args.packed.bits == 4)
       return plan.tokens == 8 ? Launch<T, 4, 1>(p, stream) : Launch<T, 4, 2>(p, stream);

@@ -5,6 +5,7 @@
 
 #include <absl/status/status.h>
 
+#include "common/dtype.h"
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/linear_check.h"
 #include "kernels/gemm/packed_gemv_config.h"
@@ -12,9 +13,13 @@
 namespace tessera {
 
 inline constexpr int kPackedBatchRows = 16;    // of x
-inline constexpr int kPackedBatchWarps = 16;   // that multiply; another one loads
+inline constexpr int kPackedBatchWarps = 16;    // that multiply
+inline constexpr int kPackedBatchHelpers = 4;   // that load and sum x, one beside every four of those
 inline constexpr int kPackedBatchBlocks = 256;  // at most
-inline constexpr int kPackedBatchThreads = (kPackedBatchWarps + 1) * 32;
+inline constexpr int kPackedBatchThreads = (kPackedBatchWarps + kPackedBatchHelpers) * 32;
+
+inline constexpr int kPackedBatchBarrierBytes = 32;  // of a stage
+inline constexpr int kPackedBatchPanel = 64;  // of k: what of a row of x lies together
 
 // A strip is 32 rows of w: four tiles, or two of gate and two of up. A block multiplies `strips`
 // strips ("a tile of strips") by `depth` chunks of k at a time ("a stage"), a warp each.
@@ -24,17 +29,23 @@ inline constexpr int kPackedBatchThreads = (kPackedBatchWarps + 1) * 32;
 struct PackedBatchPlan {
   int strips = 0, depth = 0;  // powers of two, their product kPackedBatchWarps; 0: not served
   int tokens = 0;             // rows of x in shared memory: 8 or 16
+  bool sums_x = false;        // 16 tokens, 4 bits in bf16: zeros meet sums of x, not every q
   int chunks = 0;             // of k: blocks of 64 bytes of a row of w
   int rounds = 0;             // stages of a tile
   int tiles = 0, blocks = 0;
-  int stages = 0, stage_bytes = 0;                           // of the block's ring
-  int x_offset = 0, scale_offset = 0, zero_offset = 0;  // in a stage, behind values
+  int stages = 0, stage_bytes = 0;                                      // of the block's ring
+  int x_offset = 0, scale_offset = 0, zero_offset = 0, sum_offset = 0;  // in a stage
   uint32_t chunks_a_group = 1, group_magic = 0;
   int64_t shared_bytes = 0, scratch_bytes = 0;
 };
 
-// strips: 0 for the best.
-PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedGemvProblem& problem,
+struct PackedBatchProblem {
+  PackedGemvProblem linear;
+  DType dtype = DType::kBf16;
+};
+
+// The plan for the problem; for tests and benchmarks, with so many strips and blocks where not 0.
+PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedBatchProblem& problem,
                                 int strips = 0, int blocks = 0);
 
 // Enqueues y = x W^T, then bias, residual or gate, for checked args without a norm, as planned.

@@ -6,51 +6,81 @@
 namespace tessera {
 namespace {
 
-constexpr int64_t kStripRows = 4 * kPackedTileRows;
-constexpr int64_t kMostStages = 8;
-constexpr int64_t kBarrierBytes = 16 * kMostStages;
+constexpr int64_t kWarps = kPackedBatchWarps;
+constexpr int64_t kTilesOfStrip = 4;
+constexpr int64_t kStripRows = kTilesOfStrip * kPackedTileRows;
+constexpr int64_t kMostStages = 8, kLeastStages = 2;
+constexpr int64_t kBarrierBytes = kPackedBatchBarrierBytes * kMostStages;
 
 int Int(int64_t v) { return static_cast<int>(v); }
 
+// Many strips share x, and sums of few warps meet; few make enough tiles to go round. Of the
+// numbers timed by packed_gemm_bench batch (H200, 2026-11-21), within 5 % of the best.
+int StripsOfTile(int64_t strips) {
+  constexpr int64_t kLeastTiles = 50;
+  constexpr int kMost = 8;
+  int of_tile = 1;
+  while (of_tile < kMost && CeilDiv(strips, int64_t{2} * of_tile) >= kLeastTiles) of_tile *= 2;
+  return of_tile;
+}
+
+// Either as many blocks as there are multiprocessors, or a number of which every tile gets the
+// same. Microseconds from the same runs: a stage, tiles that are shared, runs that cross from tile
+// to tile.
+int Blocks(const PackedBatchPlan& plan, int64_t sm_count) {
+  constexpr double kStage = 0.7, kShared = 1.0, kCrossing = 0.5;
+  const int64_t units = int64_t{plan.tiles} * plan.rounds;
+  const int64_t all = std::min(sm_count, units);
+  const int64_t parts = std::min<int64_t>(sm_count / plan.tiles, plan.rounds);
+  if (parts == 0) return Int(all);
+  const double even = static_cast<double>(CeilDiv(int64_t{plan.rounds}, parts)) * kStage +
+                      (parts > 1 ? kShared : 0);
+  const double uneven =
+      static_cast<double>(CeilDiv(units, all)) * kStage + kShared + kCrossing;
+  return Int(even <= uneven ? parts * plan.tiles : all);
+}
+
 }  // namespace
 
-PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedGemvProblem& p, int strips,
+PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedBatchProblem& problem, int strips,
                                 int blocks) {
+  const PackedGemvProblem& p = problem.linear;
   PackedBatchPlan plan;
-  if (p.t > kPackedBatchRows || p.normed || p.ragged || p.n % 8 != 0 || p.k % 64 != 0 ||
-      PackedSegmentOf(p) != PackedSegment::kBlock || gpu.sm_count > kPackedBatchBlocks)
+  if (p.t > kPackedBatchRows || p.ragged || p.n % kPackedTileRows != 0 ||
+      p.k % kPackedBatchPanel != 0 || PackedSegmentOf(p) != PackedSegment::kBlock ||
+      gpu.sm_count > kPackedBatchBlocks)
     return plan;
   const int64_t block = PackedBlock(p.bits), chunks = CeilDiv(p.k, block);
   const int64_t all_strips = CeilDiv((p.gated ? 2 : 1) * p.n, kStripRows);
-  if (strips == 0) {
-    strips = 1;
-    while (strips < kPackedBatchWarps && CeilDiv(all_strips, int64_t{2} * strips) >= gpu.sm_count)
-      strips *= 2;
-  }
-  plan.strips = strips;
-  plan.depth = kPackedBatchWarps / strips;
+  plan.strips = strips > 0 ? strips : StripsOfTile(all_strips);
+  plan.depth = Int(kWarps / plan.strips);
   plan.tokens = p.t <= 8 ? 8 : 16;
+  // Two warps sum x, and keep up where they have few chunks of it to.
+  plan.sums_x =
+      plan.tokens == 16 && p.bits == 4 && problem.dtype == DType::kBf16 && plan.depth <= 2;
   plan.chunks = Int(chunks);
   plan.rounds = Int(CeilDiv(chunks, int64_t{plan.depth}));
-  plan.tiles = Int(CeilDiv(all_strips, int64_t{strips}));
-  const int64_t units = int64_t{plan.tiles} * plan.rounds;
-  plan.blocks = blocks > 0 ? blocks : Int(std::min<int64_t>(units, gpu.sm_count));
-  plan.x_offset = kPackedBatchWarps * 4 * Int(kPackedTileBytes);
+  plan.tiles = Int(CeilDiv(all_strips, int64_t{plan.strips}));
+  plan.blocks = blocks > 0 ? blocks : Blocks(plan, gpu.sm_count);
+
+  plan.x_offset = Int(kWarps * kTilesOfStrip * kPackedTileBytes);
   plan.scale_offset = plan.x_offset + Int(plan.depth * block * 2 * plan.tokens);
-  plan.zero_offset = plan.scale_offset + kPackedBatchWarps * 4 * 16;
+  plan.zero_offset = plan.scale_offset + Int(kWarps * kTilesOfStrip * 16);
+  plan.sum_offset = plan.zero_offset + (p.zeros ? Int(kWarps * kTilesOfStrip * 8) : 0);
   plan.stage_bytes =
-      Int(AlignUp(plan.zero_offset + (p.zeros ? kPackedBatchWarps * 4 * 8 : 0), 1024));
+      Int(AlignUp(plan.sum_offset + (plan.sums_x ? plan.depth * plan.tokens * 4 : 0), 1024));
   const int64_t group = p.group >= p.k ? AlignUp(p.k, block) : p.group;
   plan.chunks_a_group =
       static_cast<uint32_t>(std::min(std::max<int64_t>(1, group / block), chunks));
   const uint64_t d = plan.chunks_a_group;
   plan.group_magic = d == 1 ? 0 : static_cast<uint32_t>(((uint64_t{1} << 32) + d - 1) / d);
+
   const int64_t strip_sums = kStripRows * plan.tokens * 4;
-  const int64_t behind = (kPackedBatchWarps - strips) * strip_sums + kBarrierBytes;
+  const int64_t behind = (kWarps - plan.strips) * strip_sums + kBarrierBytes;
   plan.stages = Int(std::min(kMostStages, (gpu.shared_bytes - behind) / plan.stage_bytes));
   plan.shared_bytes = int64_t{plan.stages} * plan.stage_bytes + behind;
-  plan.scratch_bytes = plan.blocks * strips * strip_sums;
-  if (plan.stages < 2) plan.strips = 0;
+  plan.scratch_bytes = int64_t{plan.blocks} * plan.strips * strip_sums;
+  if (plan.stages < kLeastStages) plan.strips = 0;
   return plan;
 }
 

@@ -31,7 +31,7 @@ struct PackedShape {
   static constexpr int kRowGroups = kRows / 64, kDepthGroups = kMaxGroups / kRowGroups;
   static constexpr int kSums = kTokens / 2;                      // of a lane
   // Products are of q - zero; their sums over a stage are scaled in fp32.
-  static constexpr bool kScaledSums = kSlots == 1 && kTokens <= 64;
+  static constexpr bool kScaledSums = kSlots == 1 && kTokens <= kPackedScaledTokens;
   static constexpr int kOwnerThreads = kRowGroups * kWarpgroup;  // depth group 0: has the outputs
   static constexpr int kOwnerWarps = kOwnerThreads / kWarp;
   static constexpr int kConsumerThreads = kDepthGroups * kOwnerThreads;
@@ -62,8 +62,8 @@ struct PackedShape {
   static constexpr int kStageBytes =
       static_cast<int>(AlignUp(kZerosAt + kSlots * kZeroSlotBytes, 128));
 
-  // Sums that depth group 1 hands over at a time, of each thread.
-  static constexpr int kHandedSums = std::min(16, kSums);
+  // Sums that depth group 1 hands over at a time: 16 of each thread.
+  static constexpr int kHandedSums = 16;
   static constexpr int kHandedBytes = (kDepthGroups - 1) * kOwnerThreads * kHandedSums * 4;
   static constexpr int kSharedBytes = 227 * 1024, kBarrierBytes = 512;
   static constexpr int kStagesAt = kXPanels * kPanelBytes;

@@ -192,7 +192,7 @@ class PackedConsumer {
       }
       if constexpr (kStep * Shape::kSlots % Shape::kSteps == 0)
         SetScales(kStep * p_.slots / Shape::kSteps);
-      UnpackStep<kStep, Shape::kScaledSums>(rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]),
+      UnpackStep<kStep, Shape::kScaledSums ? Unpacked::kIntegers : Unpacked::kWeights>(rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]),
                         a_[kFirst / kBatch % 2][kIndex]);
       UnpackBatch<kFirst, kIndex + 1>();
     }

@@ -92,17 +92,23 @@ class RowUnpacker<__nv_bfloat16, kBits> {
     return MultiplyAddHalves<__nv_bfloat16>(q, UpperTwice(scale_),
                                             MultiplyHalves<__nv_bfloat16>(q, LowerTwice(scale_)));
   }
-  // q - zero.
+  // 128 + q, of 4 bits.
   template <int kField>
+  __device__ __forceinline__ uint32_t Raised(uint32_t word) const {
+    return AndOr(word >> (kField * kBits), 0x000f000fu, 0x43004300u);
+  }
+  // q - zero. kMiddle: zero is known to be 2^(kBits - 1).
+  template <int kField, bool kMiddle = false>
   __device__ __forceinline__ uint32_t Integers(uint32_t word) const {
     constexpr uint32_t kOne = 0x3f803f80u;
     const uint32_t w = word >> (kField * kBits);
     uint32_t q;
     if constexpr (kBits == 4) {
-      q = AndOr(w, 0x000f000fu, 0x43004300u);
+      q = Raised<kField>(word);
     } else {
       q = MultiplyAddHalves<__nv_bfloat16>(AndOr(w, 0x007f007fu, 0x43004300u), kOne,
                                            AndXor(w, 0x00800080u, 0xc380c380u));
+      if constexpr (kMiddle) return q;
     }
     return SubtractHalves<__nv_bfloat16>(q, zero_);
   }
@@ -124,7 +130,7 @@ class RowUnpacker<__half, kBits> {
   __device__ __forceinline__ uint32_t Weights(uint32_t word) const {
     return MultiplyHalves<__half>(Integers<kField>(word), scale_);
   }
-  template <int kField>
+  template <int kField, bool kMiddle = false>
   __device__ __forceinline__ uint32_t Integers(uint32_t word) const {
     uint32_t q;
     if constexpr (kBits == 8) {
@@ -144,20 +150,32 @@ class RowUnpacker<__half, kBits> {
   uint32_t scale_, zero_, minus_high_;
 };
 
-// The operand of step kStep of a stage, from the lane's words of its two rows: weights, or q - zero.
-template <int kStep, bool kIntegers, typename T, int kBits>
+// What a step's operand holds.
+enum class Unpacked {
+  kWeights,
+  kIntegers,        // q - zero
+  kMiddleIntegers,  // that, every zero being 2^(kBits - 1)
+  kRaised,          // 128 + q (4 bits in bf16)
+};
+
+// The operand of step kStep of a stage, from the lane's words of its two rows.
+template <int kStep, Unpacked kWhat, typename T, int kBits>
 __device__ __forceinline__ void UnpackStep(const RowUnpacker<T, kBits> (&rows)[2], uint32_t word0,
                                            uint32_t word1, uint32_t (&a)[4]) {
   constexpr int kField = kBits == 4 ? kStep % 2 * 2 : 0;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const uint32_t word = half == 0 ? word0 : word1;
-    if constexpr (kIntegers) {
-      a[half] = rows[half].template Integers<kField>(word);
-      a[2 + half] = rows[half].template Integers<kField + 1>(word);
-    } else {
+    if constexpr (kWhat == Unpacked::kWeights) {
       a[half] = rows[half].template Weights<kField>(word);
       a[2 + half] = rows[half].template Weights<kField + 1>(word);
+    } else if constexpr (kWhat == Unpacked::kRaised) {
+      a[half] = rows[half].template Raised<kField>(word);
+      a[2 + half] = rows[half].template Raised<kField + 1>(word);
+    } else {
+      constexpr bool kMiddle = kWhat == Unpacked::kMiddleIntegers;
+      a[half] = rows[half].template Integers<kField, kMiddle>(word);
+      a[2 + half] = rows[half].template Integers<kField + 1, kMiddle>(word);
     }
   }
 }

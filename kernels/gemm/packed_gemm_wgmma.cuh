@@ -14,12 +14,10 @@ namespace tessera {
 #define TESSERA_D16(i) TESSERA_D4(i), TESSERA_D4((i) + 4), TESSERA_D4((i) + 8), TESSERA_D4((i) + 12)
 #define TESSERA_D64(i) \
   TESSERA_D16(i), TESSERA_D16((i) + 16), TESSERA_D16((i) + 32), TESSERA_D16((i) + 48)
-#define TESSERA_SUMS8 TESSERA_D4(0), TESSERA_D4(4)
 #define TESSERA_SUMS16 TESSERA_D16(0)
 #define TESSERA_SUMS32 TESSERA_D16(0), TESSERA_D16(16)
 #define TESSERA_SUMS64 TESSERA_D64(0)
-#define TESSERA_N8 "%0,%1,%2,%3,%4,%5,%6,%7"
-#define TESSERA_N16 TESSERA_N8 ",%8,%9,%10,%11,%12,%13,%14,%15"
+#define TESSERA_N16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define TESSERA_N32 TESSERA_N16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define TESSERA_N64                                                                           \
   TESSERA_N32                                                                                 \
@@ -46,7 +44,6 @@ namespace tessera {
     else                                                                                       \
       TESSERA_PRODUCT(columns, "f16", count, a0, a1, a2, a3, b_at, "1");                       \
   }
-TESSERA_PRODUCTS("16", 8, "8", "9", "10", "11", "12")
 TESSERA_PRODUCTS("32", 16, "16", "17", "18", "19", "20")
 TESSERA_PRODUCTS("64", 32, "32", "33", "34", "35", "36")
 TESSERA_PRODUCTS("128", 64, "64", "65", "66", "67", "68")
@@ -55,11 +52,9 @@ TESSERA_PRODUCTS("128", 64, "64", "65", "66", "67", "68")
 #undef TESSERA_N64
 #undef TESSERA_N32
 #undef TESSERA_N16
-#undef TESSERA_N8
 #undef TESSERA_SUMS64
 #undef TESSERA_SUMS32
 #undef TESSERA_SUMS16
-#undef TESSERA_SUMS8
 #undef TESSERA_D64
 #undef TESSERA_D16
 #undef TESSERA_D4
