@@ -137,22 +137,22 @@ absl::Status TimeBatch(const Bench& b, const ModelShape& s, const Format& f, int
       PackedBatchPlan plan = PlanPackedBatch(gpu, problem, strips);
       if (whole) {
         if (plan.tiles >= gpu.sm_count) continue;
-        plan = PlanPackedBatch(
-            gpu, problem, strips,
-            plan.tiles * std::min(gpu.sm_count / plan.tiles, plan.rounds));
+        plan = PlanPackedBatch(gpu, problem, strips,
+                               plan.tiles * std::min(gpu.sm_count / plan.tiles, plan.rounds));
       }
       ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, buffers, [&](int i) {
                          const LinearArgs a = args(i);
                          return LaunchPackedBatch(a, plan, SplitLinearWorkspace(a),
                                                   b.gpu.runtime->main_stream().cuda);
                        }));
-      PrintBenchFigure(b.gpu, {.op = "batch",
-                               .shape = absl::StrCat(Describe(s, f, t), " strips=", strips,
-                                                     " tiles=", plan.tiles, " rounds=", plan.rounds,
-                                                     " blocks=", plan.blocks, " stages=", plan.stages),
-                               .bytes = static_cast<double>(SizesOf(s, f).total()),
-                               .flops = 2. * static_cast<double>(t * s.rows() * s.k),
-                               .timing = timing});
+      PrintBenchFigure(b.gpu,
+                       {.op = "batch",
+                        .shape = absl::StrCat(Describe(s, f, t), " strips=", strips,
+                                              " tiles=", plan.tiles, " rounds=", plan.rounds,
+                                              " blocks=", plan.blocks, " stages=", plan.stages),
+                        .bytes = static_cast<double>(SizesOf(s, f).total()),
+                        .flops = 2. * static_cast<double>(t * s.rows() * s.k),
+                        .timing = timing});
     }
   return absl::OkStatus();
 }

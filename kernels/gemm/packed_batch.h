@@ -12,14 +12,15 @@
 
 namespace tessera {
 
-inline constexpr int kPackedBatchRows = 16;    // of x
-inline constexpr int kPackedBatchWarps = 16;    // that multiply
-inline constexpr int kPackedBatchHelpers = 4;   // that load and sum x, one beside every four of those
+inline constexpr int kPackedBatchRows = 16;   // of x
+inline constexpr int kPackedBatchWarps = 16;  // that multiply
+inline constexpr int kPackedBatchHelpers =
+    4;  // that load and sum x, one beside every four of those
 inline constexpr int kPackedBatchBlocks = 256;  // at most
 inline constexpr int kPackedBatchThreads = (kPackedBatchWarps + kPackedBatchHelpers) * 32;
 
 inline constexpr int kPackedBatchBarrierBytes = 32;  // of a stage
-inline constexpr int kPackedBatchPanel = 64;  // of k: what of a row of x lies together
+inline constexpr int kPackedBatchPanel = 64;         // of k: what of a row of x lies together
 
 // A strip is 32 rows of w: four tiles, or two of gate and two of up. A block multiplies `strips`
 // strips ("a tile of strips") by `depth` chunks of k at a time ("a stage"), a warp each.
@@ -27,7 +28,7 @@ inline constexpr int kPackedBatchPanel = 64;  // of k: what of a row of x lies t
 // Stages of all tiles, laid end to end, are cut into `blocks` runs of equal length. The block whose
 // run starts a tile has its outputs; others give it their sums, which it adds in the order of k.
 struct PackedBatchPlan {
-  int strips = 0, depth = 0;  // powers of two, their product kPackedBatchWarps; 0: not served
+  int strips = 0, depth = 0;  // powers of two, their product kPackedBatchWarps; 0: does not fit
   int tokens = 0;             // rows of x in shared memory: 8 or 16
   bool sums_x = false;        // 16 tokens, 4 bits in bf16: zeros meet sums of x, not every q
   int chunks = 0;             // of k: blocks of 64 bytes of a row of w
@@ -44,7 +45,12 @@ struct PackedBatchProblem {
   DType dtype = DType::kBf16;
 };
 
-// The plan for the problem; for tests and benchmarks, with so many strips and blocks where not 0.
+// Whether this kernel takes a problem that the few-row kernel (packed_gemv.h) or the many-row one
+// (packed_gemm.h) would take else. Its plan may still not fit the GPU. sm_90.
+bool PackedBatchServes(const PackedGemvProblem& problem);
+
+// Of a problem with what PackedBatchServes() asks for but for the size of x. For tests and
+// benchmarks, with so many strips and blocks where not 0.
 PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedBatchProblem& problem,
                                 int strips = 0, int blocks = 0);
 

@@ -35,21 +35,26 @@ int Blocks(const PackedBatchPlan& plan, int64_t sm_count) {
   if (parts == 0) return Int(all);
   const double even = static_cast<double>(CeilDiv(int64_t{plan.rounds}, parts)) * kStage +
                       (parts > 1 ? kShared : 0);
-  const double uneven =
-      static_cast<double>(CeilDiv(units, all)) * kStage + kShared + kCrossing;
+  const double uneven = static_cast<double>(CeilDiv(units, all)) * kStage + kShared + kCrossing;
   return Int(even <= uneven ? parts * plan.tiles : all);
 }
 
 }  // namespace
 
+bool PackedBatchServes(const PackedGemvProblem& p) {
+  // Elements of x up to which the few-row kernel is faster (packed_gemm_bench rows and batch, H200,
+  // 2026-11-21).
+  constexpr int64_t kFewX = 16 * 1024;
+  return p.t > 1 && p.t <= kPackedBatchRows && !p.ragged && p.n % kPackedTileRows == 0 &&
+         p.k % kPackedBatchPanel == 0 && PackedSegmentOf(p) == PackedSegment::kBlock &&
+         (p.t > kPackedGemvMaxRows || p.t * p.k > kFewX);
+}
+
 PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedBatchProblem& problem, int strips,
                                 int blocks) {
   const PackedGemvProblem& p = problem.linear;
   PackedBatchPlan plan;
-  if (p.t > kPackedBatchRows || p.ragged || p.n % kPackedTileRows != 0 ||
-      p.k % kPackedBatchPanel != 0 || PackedSegmentOf(p) != PackedSegment::kBlock ||
-      gpu.sm_count > kPackedBatchBlocks)
-    return plan;
+  if (gpu.sm_count > kPackedBatchBlocks) return plan;
   const int64_t block = PackedBlock(p.bits), chunks = CeilDiv(p.k, block);
   const int64_t all_strips = CeilDiv((p.gated ? 2 : 1) * p.n, kStripRows);
   plan.strips = strips > 0 ? strips : StripsOfTile(all_strips);

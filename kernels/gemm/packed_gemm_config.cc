@@ -9,20 +9,20 @@ namespace tessera {
 namespace {
 
 // Microseconds of a block, fitted to packed_rows_bench of 2026-11-21 (H200, CUDA 13.0, groups of
-// 128, t = 32 to 4096): a stage of k; a tile taken whole; a share of a tile; more where shares
-// cross borders of tiles; a MB of partial sums. The fit is within 5 % in the mean, 20 % at worst.
+// 128, t = 32 to 1024): a stage of k; a tile taken whole; a share of a tile; more where shares
+// cross borders of tiles; a MB of partial sums. The fit is within 6 % in the mean, 22 % at worst.
 struct TileCost {
   PackedTile tile;
   double stage, whole, shared, crossing, add;
 };
 constexpr TileCost kCosts4[] = {
-    {{128, 32}, 0.567, 2.9, 3.0, 2.8, 0.0},  {{256, 32}, 0.959, 2.9, 3.5, 3.2, 10.1},
-    {{128, 64}, 0.645, 4.1, 3.4, 2.9, 5.5},  {{256, 64}, 1.185, 3.4, 3.8, 3.0, 10.1},
-    {{128, 128}, 0.939, 8.1, 5.6, 5.0, 7.1}, {{256, 128}, 1.683, 5.9, 5.7, 3.5, 9.4}};
+    {{128, 32}, 0.507, 2.5, 3.0, 1.6, 0.0},   {{256, 32}, 0.810, 3.5, 2.6, 1.9, 13.0},
+    {{128, 64}, 0.630, 5.7, 2.8, 2.4, 12.1},  {{256, 64}, 1.062, 5.5, 4.6, 3.5, 8.2},
+    {{128, 128}, 0.966, 10.9, 7.3, 7.4, 3.2}, {{256, 128}, 1.714, 7.7, 9.9, 2.2, 4.7}};
 constexpr TileCost kCosts8[] = {
-    {{128, 32}, 0.668, 1.5, 3.1, 2.9, 5.1},   {{256, 32}, 1.236, 0.8, 2.7, 2.1, 15.7},
-    {{128, 64}, 0.795, 2.2, 2.2, 3.2, 12.7},  {{256, 64}, 1.481, 0.9, 3.7, 2.3, 9.1},
-    {{128, 128}, 1.143, 5.0, 5.3, 4.4, 10.7}, {{256, 128}, 2.004, 2.6, 5.9, 2.8, 10.1}};
+    {{128, 32}, 0.596, 1.3, 3.1, 1.9, 5.7},  {{256, 32}, 1.080, 2.1, 0.9, 2.2, 22.8},
+    {{128, 64}, 0.821, 4.1, 2.3, 3.0, 20.4}, {{256, 64}, 1.355, 3.4, 2.4, 4.7, 11.7},
+    {{128, 128}, 1.156, 6.8, 7.5, 5.7, 4.5}, {{256, 128}, 2.046, 3.9, 6.5, 3.3, 9.4}};
 constexpr double kStartUs = 2.5;
 
 // tile is one of kPackedTiles.

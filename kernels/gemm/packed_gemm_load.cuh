@@ -29,7 +29,7 @@ struct PackedShape {
   static constexpr int kBits = kBitsOf, kSlots = kSlotsOf, kTokens = kTile.tokens;
   static constexpr int kRows = kTile.rows;
   static constexpr int kRowGroups = kRows / 64, kDepthGroups = kMaxGroups / kRowGroups;
-  static constexpr int kSums = kTokens / 2;                      // of a lane
+  static constexpr int kSums = kTokens / 2;  // of a lane
   // Products are of q - zero; their sums over a stage are scaled in fp32.
   static constexpr bool kScaledSums = kSlots == 1 && kTokens <= kPackedScaledTokens;
   static constexpr int kOwnerThreads = kRowGroups * kWarpgroup;  // depth group 0: has the outputs

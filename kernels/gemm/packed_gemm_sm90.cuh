@@ -192,8 +192,8 @@ class PackedConsumer {
       }
       if constexpr (kStep * Shape::kSlots % Shape::kSteps == 0)
         SetScales(kStep * p_.slots / Shape::kSteps);
-      UnpackStep<kStep, Shape::kScaledSums ? Unpacked::kIntegers : Unpacked::kWeights>(rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]),
-                        a_[kFirst / kBatch % 2][kIndex]);
+      UnpackStep<kStep, Shape::kScaledSums ? Unpacked::kIntegers : Unpacked::kWeights>(
+          rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]), a_[kFirst / kBatch % 2][kIndex]);
       UnpackBatch<kFirst, kIndex + 1>();
     }
   }
@@ -207,8 +207,7 @@ class PackedConsumer {
       const uint16_t scale = LoadShared2(scales + half * RowsOn<Shape>(p_.gated) * 2);
       uint32_t zero = LoadShared1(zeros + half * zeros_on_);
       if constexpr (Shape::kBits == 4) zero = zero >> (row_ % 2 * 4) & 15u;
-      if constexpr (Shape::kScaledSums)
-        next_scales_[half] = __half2float(__ushort_as_half(scale));
+      if constexpr (Shape::kScaledSums) next_scales_[half] = __half2float(__ushort_as_half(scale));
       rows_[half].Set(scale, p_.zeros != nullptr ? zero : 1u << (Shape::kBits - 1));
     }
   }

@@ -1,6 +1,7 @@
 // What becomes of a warpgroup's sums: outputs, or partial sums for another block (sm_90).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/device/barrier.cuh"
@@ -158,41 +159,62 @@ class OutputTile {
     }
   }
 
+  // Residuals are read ahead of stores, as many as registers allow: they may be what is stored to,
+  // so that none is read past a store.
   __device__ __forceinline__ void StorePlain(float (&d)[Shape::kSums]) const {
+    constexpr int kEights = Shape::kSums / 4, kAhead = std::min(kEights, 8);
     const int i = lane_ / 4;
     const int64_t wide_row = first_ + i / 2 * 4 + i % 2, row = first_ + lane_ % 4 * 4;
     const float bias0 = Bias(wide_row), bias1 = Bias(wide_row + 2);
 #pragma unroll
-    for (int j = 0; j < Shape::kSums / 4; ++j) {
-      const int64_t token = token_ + j * 8 + i, at = token * p_.n + row;
-      const bool valid = token < p_.t && row < p_.n;
-      float v[4] = {d[j * 4] + bias0, d[j * 4 + 1] + bias0, d[j * 4 + 2] + bias1,
-                    d[j * 4 + 3] + bias1};
-      if (p_.residual != nullptr) AddResidual(valid, at, v);
-      if (p_.f32) {
-        const int64_t pair = token_ + j * 8 + lane_ % 4 * 2;
-        StoreWide(wide_row, pair, v[0]);
-        StoreWide(wide_row, pair + 1, v[1]);
-        StoreWide(wide_row + 2, pair, v[2]);
-        StoreWide(wide_row + 2, pair + 1, v[3]);
-        continue;
+    for (int first = 0; first < kEights; first += kAhead) {
+      uint2 residual[kAhead] = {};
+      if (p_.residual != nullptr) {
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) residual[j] = Residual(token_ + (first + j) * 8 + i, row);
       }
-      uint2 four;
-      four.x = TransposeMatrix(PackHalves<T>(v[0], v[1]));
-      four.y = TransposeMatrix(PackHalves<T>(v[2], v[3]));
-      if (valid) *reinterpret_cast<uint2*>(static_cast<T*>(p_.y) + at) = four;
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        const float* const sums = d + (first + j) * 4;
+        StoreEight(token_ + (first + j) * 8, row, wide_row,
+                   {sums[0] + bias0, sums[1] + bias0, sums[2] + bias1, sums[3] + bias1},
+                   residual[j]);
+      }
     }
   }
 
-  __device__ __forceinline__ void AddResidual(bool valid, int64_t at, float (&v)[4]) const {
-    uint2 four = {};
-    if (valid) four = *reinterpret_cast<const uint2*>(static_cast<const T*>(p_.residual) + at);
-    const float2 low = UnpackHalves<T>(TransposeMatrix(four.x));
-    const float2 high = UnpackHalves<T>(TransposeMatrix(four.y));
-    v[0] += low.x;
-    v[1] += low.y;
-    v[2] += high.x;
-    v[3] += high.y;
+  // The lane's sums of eight tokens: of output wide_row and the second one on, tokens lane % 4 * 2
+  // and the next.
+  __device__ __forceinline__ void StoreEight(int64_t tokens, int64_t row, int64_t wide_row,
+                                             float4 v, const uint2& residual) const {
+    if (p_.residual != nullptr) {
+      const float2 low = UnpackHalves<T>(TransposeMatrix(residual.x));
+      const float2 high = UnpackHalves<T>(TransposeMatrix(residual.y));
+      v.x += low.x;
+      v.y += low.y;
+      v.z += high.x;
+      v.w += high.y;
+    }
+    if (p_.f32) {
+      const int64_t pair = tokens + lane_ % 4 * 2;
+      StoreWide(wide_row, pair, v.x);
+      StoreWide(wide_row, pair + 1, v.y);
+      StoreWide(wide_row + 2, pair, v.z);
+      StoreWide(wide_row + 2, pair + 1, v.w);
+      return;
+    }
+    uint2 four;
+    four.x = TransposeMatrix(PackHalves<T>(v.x, v.y));
+    four.y = TransposeMatrix(PackHalves<T>(v.z, v.w));
+    const int64_t token = tokens + lane_ / 4;
+    if (token < p_.t && row < p_.n)
+      *reinterpret_cast<uint2*>(static_cast<T*>(p_.y) + token * p_.n + row) = four;
+  }
+
+  // Of four outputs of a token.
+  __device__ __forceinline__ uint2 Residual(int64_t token, int64_t row) const {
+    if (token >= p_.t || row >= p_.n) return {};
+    return *reinterpret_cast<const uint2*>(static_cast<const T*>(p_.residual) + token * p_.n + row);
   }
 
   __device__ __forceinline__ float Bias(int64_t row) const {

@@ -1,5 +1,5 @@
-// D = A B^T, or D += A B^T (wgmma m64nNk16, sm_90a): A from registers, B rows of a shared-memory tile, both
-// 16-bit floats; sums in fp32. Fragments as in kernels/device/wgmma.cuh.
+// D = A B^T, or D += A B^T (wgmma m64nNk16, sm_90a): A from registers, B rows of a shared-memory
+// tile, both 16-bit floats; sums in fp32. Fragments as in kernels/device/wgmma.cuh.
 #pragma once
 
 #include <cstdint>
@@ -23,11 +23,11 @@ namespace tessera {
   TESSERA_N32                                                                                 \
   ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
   "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define TESSERA_PRODUCT(columns, type, count, a0, a1, a2, a3, b_at, added)             \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type    \
-               " {" TESSERA_N##count "}, {%" a0 ", %" a1 ", %" a2 ", %" a3 "}, %" b_at \
-                                     ", " added ", 1, 1, 0;"                           \
-               : TESSERA_SUMS##count                                                   \
+#define TESSERA_PRODUCT(columns, type, count, a0, a1, a2, a3, b_at, added)                        \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type               \
+               " {" TESSERA_N##count "}, {%" a0 ", %" a1 ", %" a2 ", %" a3 "}, %" b_at ", " added \
+                                     ", 1, 1, 0;"                                                 \
+               : TESSERA_SUMS##count                                                              \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 // `count` sums of a lane; operands a and b come behind them. kFresh: D = A B^T.
 #define TESSERA_PRODUCTS(columns, count, a0, a1, a2, a3, b_at)                                 \

@@ -99,10 +99,6 @@ PackedSegment PackedSegmentOf(const PackedGemvProblem& problem);
 // many-row kernel is faster. Its plan may still not fit the GPU.
 bool PackedGemvServes(const PackedGemvProblem& problem);
 
-// Elements of x up to which it is faster than packed_batch.h where that takes the problem as well
-// (packed_gemm_bench rows and batch, H200, 2026-11-21).
-inline constexpr int64_t kPackedGemvFasterX = 16 * 1024;
-
 // Of a problem that it serves.
 PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& problem);
 

@@ -40,8 +40,7 @@ class PackedBatchGpu : public testing::GpuOpTest {
                  << (c.zeros ? " zeros" : ""));
     const PackedInputs in = RandomPacked(c, 7);
     PackedOnDevice on(gpu(), in);
-    const PackedBatchPlan plan =
-        PlanPackedBatch(Current(), ProblemOf(on.args()), strips, blocks);
+    const PackedBatchPlan plan = PlanPackedBatch(Current(), ProblemOf(on.args()), strips, blocks);
     ASSERT_GT(plan.strips, 0);
     ASSERT_OK(LaunchPackedBatch(on.args(), plan, on.workspace(), on.stream().cuda));
     const LinearMismatch bad = CompareLinear(LinearReference(in.linear), on.Read(), l.n);
@@ -104,12 +103,9 @@ TEST_F(PackedBatchGpu, ModelShapesMatchTheReference) {
 }
 
 TEST_F(PackedBatchGpu, RepeatsBitForBit) {
-  const PackedInputs in = RandomPacked({.linear = {.t = 16,
-                                                   .n = 4608,
-                                                   .k = 3584,
-                                                   .dtype = DType::kBf16,
-                                                   .y_dtype = DType::kBf16}},
-                                       7);
+  const PackedInputs in = RandomPacked(
+      {.linear = {.t = 16, .n = 4608, .k = 3584, .dtype = DType::kBf16, .y_dtype = DType::kBf16}},
+      7);
   PackedOnDevice on(gpu(), in);
   const PackedBatchPlan plan = PlanPackedBatch(Current(), ProblemOf(on.args()));
   std::vector<float> first;

@@ -4,6 +4,7 @@
 
 #include "common/align.h"
 #include "common/float16.h"
+#include "kernels/gemm/packed_batch.h"
 #include "kernels/gemm/packed_gemv_config.h"
 #include "tests/support/op_fixture.h"
 
@@ -52,7 +53,14 @@ PackedInputs RandomPacked(const PackedCase& shape, uint32_t seed) {
   for (int64_t s = 0; shape.ragged && s < w.k / kPackedStep; ++s)
     in.group_of_step.push_back(static_cast<uint16_t>(random.Below(w.groups)));
 
-  in.linear.fine_norm = c.dtype != DType::kF32 && PackedGemvServes({.t = c.t, .n = c.n, .k = c.k});
+  const PackedGemvProblem problem = {.t = c.t,
+                                     .n = c.n,
+                                     .k = c.k,
+                                     .bits = shape.bits,
+                                     .group = shape.group,
+                                     .ragged = shape.ragged};
+  in.linear.fine_norm =
+      c.dtype != DType::kF32 && PackedGemvServes(problem) && !PackedBatchServes(problem);
   in.linear.w.resize(static_cast<size_t>(w.n * w.k));
   for (int64_t i = 0; i < w.n; ++i)
     for (int64_t j = 0; j < w.k; ++j) {

@@ -49,10 +49,11 @@ enum class Rounds {
 
 // y of one (token, output), in double, and what the kernel may be off by.
 //
-// Weights are (q - zero) * scale, or that rounded to the dtype. bf16 reaches that through two steps, which
-// miss the nearest value once in about 2^8 weights, by 2^-8 of it: a random walk of 2^-12 times the
-// norm of the terms, here allowed eight times that. Sums in fp32 err by 2^-24 a step of the sum of
-// magnitudes at most, in practice over a few hundred steps. The output rounds once.
+// Weights are (q - zero) * scale, or that rounded to the dtype. bf16 reaches that through two
+// steps, which miss the nearest value once in about 2^8 weights, by 2^-8 of it: a random walk of
+// 2^-12 times the norm of the terms, here allowed eight times that. Sums in fp32 err by 2^-24 a
+// step of the sum of magnitudes at most, in practice over a few hundred steps. The output rounds
+// once.
 class Reference {
  public:
   Reference(const PackedInputs& in, Rounds rounds)
@@ -120,8 +121,7 @@ class Reference {
 };
 
 // All outputs of small cases; of others the last token and output and 1500 at random.
-void ExpectOutputs(const PackedInputs& in, const std::vector<float>& y,
-                   Rounds rounds) {
+void ExpectOutputs(const PackedInputs& in, const std::vector<float>& y, Rounds rounds) {
   const LinearCase& c = in.linear.shape;
   const Reference reference(in, rounds);
   int bad = 0;
