@@ -1,12 +1,14 @@
 // Times LinearCuda over packed weights on the projections of Qwen2 and Llama models:
 // packed_gemm_bench [--match SHAPE] [group...]
 //   m1      t = 1 on every projection, 4 and 8 bits, groups of 128, with cuBLASLt bf16 beside
-//   rows    t = 1 to 16, and 32 and 64, one shape of each size, with cuBLASLt bf16 beside
+//   rows    t = 1 to 64 on the projections of whole models, with cuBLASLt bf16 beside
+//   batch   t = 8 and 16 without the norm, the batch kernel by every number of strips of a block
+//   one:SHAPE:BITS:T:STRIPS   one of those, for profilers
 //   formats zero points, groups of 32, 64 and a column, f16, on one shape of each size
 //   chain   a token's linear layers of a model, one after the other, t = 1, 8 and 16
 //   joined  the same at t = 1 in sequences of o, gate_up, down and the next qkv
-// No group means all of them; --match keeps the shapes, or the chain's models, with SHAPE in their
-// name. Bytes are those of values, scales and zeros.
+// No group means m1, rows, formats and chain; --match keeps the shapes, or the chain's models, with
+// SHAPE in their name. Bytes are those of values, scales and zeros.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -228,7 +230,9 @@ absl::Status RunGroup(const Bench& b, const std::string& group) {
       RETURN_IF_ERROR(TimeLibrary(b, s, 1));
     }
   } else if (group == "rows") {
-    for (const char* name : {"7b.o", "7b.qkv", "7b.gate_up", "7b.down", "72b.o", "72b.gate_up"})
+    for (const char* name :
+         {"7b.o", "7b.qkv", "7b.gate_up", "7b.down", "8b.o", "8b.qkv", "8b.gate_up", "8b.down",
+          "72b.o", "72b.qkv", "72b.gate_up", "72b.down"})
       for (const int64_t t : {1, 2, 4, 8, 16, 32, 64}) {
         for (const int bits : {4, 8}) {
           const absl::Status status = TimePacked(b, ShapeNamed(name), {.bits = bits}, t);
