@@ -16,6 +16,10 @@ namespace tessera {
 namespace packed_batch {
 namespace {
 
+// Of a thread: five warpgroups are given 96 each at launch.
+constexpr int kMultiplierRegisters = 104, kHelperRegisters = 64;
+static_assert(kPackedBatchWarps == 16 && kPackedBatchHelpers == 4);
+
 __device__ uint32_t flags[kFlagSlots][kPackedBatchBlocks * kWarps];
 
 template <typename T, int kBits, int kEights, bool kZeros, bool kFromSums>
@@ -39,11 +43,15 @@ __global__ void __launch_bounds__(kPackedBatchThreads, 1)
   const Run run(plan);
   const int warp = WarpIndex();
   if (warp < kWarps) {
+    GrowRegisters<kMultiplierRegisters>();
     // Outputs and partial sums may be what kernels before still use.
     WaitForPrevious();
     const StripFinish<T, kEights> finish(p, run, depth_sums, flags[p.flag_slot]);
     Multiplier<T, kBits, kEights, kZeros, kFromSums>(p, run, ring, finish).MultiplyAll();
-  } else if (warp == kWarps) {
+    return;
+  }
+  ShrinkRegisters<kHelperRegisters>();
+  if (warp == kWarps) {
     if (ElectOne()) ValueLoader<kBits>(p, weights, x).LoadAll(run, ring);
   } else if (warp == kWarps + 1) {
     ScaleLoader<kBits>(p).LoadAll(run, ring);
