@@ -132,7 +132,7 @@ absl::Status TimeBatch(const Bench& b, const ModelShape& s, const Format& f, int
     a.norm_weight = nullptr;
     return a;
   };
-  const PackedBatchProblem problem = {.linear = PackedGemvProblemOf(args(0)), .dtype = f.dtype};
+  const PackedGemvProblem problem = PackedGemvProblemOf(args(0));
   for (int strips : {1, 2, 4, 8, 16})
     for (bool whole : {false, true}) {
       if (only > 0 && (strips != only || whole)) continue;

@@ -38,14 +38,14 @@ struct LinearArgs {
 // Enqueues on `stream`; never synchronises or allocates. t = 0 or n = 0 is a no-op.
 // On CUDA, w and norm_weight are read while the kernel before may still run: whatever writes them
 // must be a copy or a plain launch, complete before the first call. The sum of an output depends on
-// its row of x and of w only, never on t's other rows (CPU). With few rows and packed weights on
-// CUDA, elements of x count to 2^-22 of the largest of their 128 (8 bits: 64), and one that is no
-// finite number makes its row of y NaN. kInvalidArgument: negative size, k not
-// a multiple of 8 (CUDA), gated with bias or residual, workspace too small;
-// of a packed weight, named with the value seen and needed: bits that are not 4 or 8, n (2n when
-// gated) or k other than the product's or no multiples of 8 and 16, no scales, groups of a size
-// that no kernel takes or too few to cover k. kUnimplemented: a dtype combination other than those
-// above. kInternal: the launch was refused.
+// its row of x and of w only, never on t's other rows (CPU). With packed weights on CUDA and one
+// row (or few, see PackedGemvServes()), elements of x count to 2^-22 of the largest of their 128 (8
+// bits: 64), and one that is no finite number makes its row of y NaN. kInvalidArgument: negative
+// size, k not a multiple of 8 (CUDA), gated with bias or residual, workspace too small; of a packed
+// weight, named with the value seen and needed: bits that are not 4 or 8, n (2n when gated) or k
+// other than the product's or no multiples of 8 and 16, no scales, groups of a size that no kernel
+// takes or too few to cover k. kUnimplemented: a dtype combination other than those above.
+// kInternal: the launch was refused.
 absl::Status LinearCpu(const LinearArgs& args, const Stream& stream);
 absl::Status LinearCuda(const LinearArgs& args, const Stream& stream);
 

@@ -78,8 +78,7 @@ absl::Status PackedLinear(LinearArgs& a, const GemvGpu& gpu, const Stream& strea
   const PackedGemvProblem problem = PackedGemvProblemOf(a);
   const LinearWorkspace parts = SplitLinearWorkspace(a);
   PackedBatchPlan batch;
-  if (CurrentGpu().is_sm90() && PackedBatchServes(problem))
-    batch = PlanPackedBatch(gpu, {.linear = problem, .dtype = a.dtype});
+  if (CurrentGpu().is_sm90() && PackedBatchServes(problem)) batch = PlanPackedBatch(gpu, problem);
   const bool batched = batch.strips > 0 && batch.scratch_bytes <= parts.library_bytes;
   if (!batched && PackedGemvServes(problem)) {
     const PackedGemvPlan plan = PlanPackedGemv(gpu, problem);

@@ -5,7 +5,6 @@
 
 #include <absl/status/status.h>
 
-#include "common/dtype.h"
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/linear_check.h"
 #include "kernels/gemm/packed_gemv_config.h"
@@ -19,7 +18,7 @@ inline constexpr int kPackedBatchHelpers =
 inline constexpr int kPackedBatchBlocks = 256;  // at most
 inline constexpr int kPackedBatchThreads = (kPackedBatchWarps + kPackedBatchHelpers) * 32;
 
-inline constexpr int kPackedBatchBarrierBytes = 32;  // of a stage
+inline constexpr int kPackedBatchBarrierBytes = 16;  // of a stage
 inline constexpr int kPackedBatchPanel = 64;         // of k: what of a row of x lies together
 
 // A strip is 32 rows of w: four tiles, or two of gate and two of up. A block multiplies `strips`
@@ -30,19 +29,13 @@ inline constexpr int kPackedBatchPanel = 64;         // of k: what of a row of x
 struct PackedBatchPlan {
   int strips = 0, depth = 0;  // powers of two, their product kPackedBatchWarps; 0: does not fit
   int tokens = 0;             // rows of x in shared memory: 8 or 16
-  bool sums_x = false;        // 16 tokens, 4 bits in bf16: zeros meet sums of x, not every q
   int chunks = 0;             // of k: blocks of 64 bytes of a row of w
   int rounds = 0;             // stages of a tile
   int tiles = 0, blocks = 0;
-  int stages = 0, stage_bytes = 0;                                      // of the block's ring
-  int x_offset = 0, scale_offset = 0, zero_offset = 0, sum_offset = 0;  // in a stage
+  int stages = 0, stage_bytes = 0;                      // of the block's ring
+  int x_offset = 0, scale_offset = 0, zero_offset = 0;  // in a stage
   uint32_t chunks_a_group = 1, group_magic = 0;
   int64_t shared_bytes = 0, scratch_bytes = 0;
-};
-
-struct PackedBatchProblem {
-  PackedGemvProblem linear;
-  DType dtype = DType::kBf16;
 };
 
 // Whether this kernel takes a problem that the few-row kernel (packed_gemv.h) or the many-row one
@@ -51,11 +44,13 @@ bool PackedBatchServes(const PackedGemvProblem& problem);
 
 // Of a problem with what PackedBatchServes() asks for but for the size of x. For tests and
 // benchmarks, with so many strips and blocks where not 0.
-PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedBatchProblem& problem,
+PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedGemvProblem& problem,
                                 int strips = 0, int blocks = 0);
 
 // Enqueues y = x W^T, then bias, residual or gate, for checked args without a norm, as planned.
-// Uses scratch_bytes of workspace.library. kInternal: the launch was refused.
+// Uses scratch_bytes of workspace.library. Operands are q - zero and x, exact in `dtype`; sums of a
+// chunk are scaled in fp32. kInvalidArgument: a plan that does not fit, or the workspace too small.
+// kInternal: the launch was refused.
 absl::Status LaunchPackedBatch(const LinearArgs& args, const PackedBatchPlan& plan,
                                const LinearWorkspace& workspace, cudaStream_t stream);
 

@@ -45,14 +45,14 @@ bool PackedBatchServes(const PackedGemvProblem& p) {
   // Elements of x up to which the few-row kernel is faster (packed_gemm_bench rows and batch, H200,
   // 2026-11-21).
   constexpr int64_t kFewX = 16 * 1024;
-  return p.t > 1 && p.t <= kPackedBatchRows && !p.ragged && p.n % kPackedTileRows == 0 &&
-         p.k % kPackedBatchPanel == 0 && PackedSegmentOf(p) == PackedSegment::kBlock &&
+  return p.t > 1 && p.t <= kPackedBatchRows && p.n > 0 && p.k > 0 && !p.ragged &&
+         p.n % kPackedTileRows == 0 && p.k % kPackedBatchPanel == 0 &&
+         PackedSegmentOf(p) == PackedSegment::kBlock &&
          (p.t > kPackedGemvMaxRows || p.t * p.k > kFewX);
 }
 
-PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedBatchProblem& problem, int strips,
+PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedGemvProblem& p, int strips,
                                 int blocks) {
-  const PackedGemvProblem& p = problem.linear;
   PackedBatchPlan plan;
   if (gpu.sm_count > kPackedBatchBlocks) return plan;
   const int64_t block = PackedBlock(p.bits), chunks = CeilDiv(p.k, block);
@@ -60,9 +60,6 @@ PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedBatchProblem& pr
   plan.strips = strips > 0 ? strips : StripsOfTile(all_strips);
   plan.depth = Int(kWarps / plan.strips);
   plan.tokens = p.t <= 8 ? 8 : 16;
-  // Two warps sum x, and keep up where they have few chunks of it to.
-  plan.sums_x =
-      plan.tokens == 16 && p.bits == 4 && problem.dtype == DType::kBf16 && plan.depth <= 2;
   plan.chunks = Int(chunks);
   plan.rounds = Int(CeilDiv(chunks, int64_t{plan.depth}));
   plan.tiles = Int(CeilDiv(all_strips, int64_t{plan.strips}));
@@ -71,14 +68,11 @@ PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedBatchProblem& pr
   plan.x_offset = Int(kWarps * kTilesOfStrip * kPackedTileBytes);
   plan.scale_offset = plan.x_offset + Int(plan.depth * block * 2 * plan.tokens);
   plan.zero_offset = plan.scale_offset + Int(kWarps * kTilesOfStrip * 16);
-  plan.sum_offset = plan.zero_offset + (p.zeros ? Int(kWarps * kTilesOfStrip * 8) : 0);
   plan.stage_bytes =
-      Int(AlignUp(plan.sum_offset + (plan.sums_x ? plan.depth * plan.tokens * 4 : 0), 1024));
-  const int64_t group = p.group >= p.k ? AlignUp(p.k, block) : p.group;
-  plan.chunks_a_group =
-      static_cast<uint32_t>(std::min(std::max<int64_t>(1, group / block), chunks));
-  const uint64_t d = plan.chunks_a_group;
-  plan.group_magic = d == 1 ? 0 : static_cast<uint32_t>(((uint64_t{1} << 32) + d - 1) / d);
+      Int(AlignUp(plan.zero_offset + (p.zeros ? kWarps * kTilesOfStrip * 8 : 0), 1024));
+  const PackedGroups groups = PackedGroupsOf(p, chunks);
+  plan.chunks_a_group = groups.chunks_a_group;
+  plan.group_magic = groups.magic;
 
   const int64_t strip_sums = kStripRows * plan.tokens * 4;
   const int64_t behind = (kWarps - plan.strips) * strip_sums + kBarrierBytes;

@@ -7,17 +7,45 @@
 #include "kernels/device/weight_stream.cuh"
 #include "kernels/gemm/packed_batch_finish.cuh"
 #include "kernels/gemm/packed_batch_work.cuh"
-#include "kernels/gemm/packed_batch_x.cuh"
 #include "kernels/gemm/packed_gemm_unpack.cuh"
 
 namespace tessera {
 namespace packed_batch {
 
+// How a warp reads a chunk of x in a stage, by 8x8 matrices: lane l gives row l % 8 of matrix l
+// / 8. Matrices are rows of x in eights by k in eights: of a step of 16 k with 16 rows, of two
+// with 8.
+template <int kBits, int kEights>
+class XChunk {
+ public:
+  static constexpr int kSteps = static_cast<int>(PackedBlock(kBits) / kPackedStep);
+  static constexpr int kStepsALoad = 2 / kEights;
+
+  __device__ __forceinline__ XChunk(const PackedBatchPlan& plan, int depth) {
+    const int lane = LaneIndex();
+    const int token = kEights == 2 ? lane % 8 + lane / 16 * 8 : lane % 8;
+    const int piece = kEights == 2 ? lane / 8 % 2 : lane / 8;
+    at_ = plan.x_offset + depth * kBytes + token * kPanelRowBytes + ((piece ^ (token & 7)) << 4);
+  }
+  // From step `step` on, which is a constant and a multiple of kStepsALoad.
+  __device__ __forceinline__ void Load(uint32_t stage, int step, uint32_t (&b)[4]) const {
+    LoadMatrices(stage + (at_ ^ (step % kPanelSteps << 5)) + step / kPanelSteps * kPanelBytes, b);
+  }
+  // Where eight i of a step's operand begins in what Load() gave.
+  static __device__ __forceinline__ int At(int step, int i) {
+    return kEights == 2 ? i * 2 : step % 2 * 2;
+  }
+
+ private:
+  static constexpr int kPanelSteps = kPanel / static_cast<int>(kPackedStep);
+  static constexpr int kPanelBytes = kEights * 8 * kPanelRowBytes;
+  static constexpr int kBytes = kSteps / kPanelSteps * kPanelBytes;
+
+  uint32_t at_;
+};
+
 // A warp has a strip and a chunk of each stage.
-//
-// kFromSums (4 bits in bf16): zeros are not taken from every q; products are of 128 + q and start
-// from what is too much, the sum of a token's x over a chunk times -(128 + zero).
-template <typename T, int kBits, int kEights, bool kZeros, bool kFromSums>
+template <typename T, int kBits, int kEights, bool kZeros>
 class Multiplier {
   using X = XChunk<kBits, kEights>;
   static constexpr int kSteps = X::kSteps;
@@ -39,7 +67,6 @@ class Multiplier {
     values_ = slot * kTileBytes + lane * 16;
     scales_ = p.plan.scale_offset + slot * 16 + row * 2;
     zeros_ = p.plan.zero_offset + slot * 8 + row * kBits / 8;
-    token_sums_ = p.plan.sum_offset + depth_ * kEights * 32 + lane % 4 * 8;
   }
 
   __device__ __forceinline__ void MultiplyAll() {
@@ -50,10 +77,7 @@ class Multiplier {
       sums_.Clear();
       int chunks_left = plan.chunks - first * plan.depth - depth_;
       for (int round = first; round < last; ++round, chunks_left -= plan.depth) {
-        if constexpr (kFromSums)
-          ring_.WaitSummed();
-        else
-          ring_.WaitFull();
+        ring_.WaitFull();
         if (chunks_left > 0) AddChunk(ring_.Stage());
         __syncwarp();
         if (LaneIndex() == 0) ring_.Free();
@@ -68,7 +92,7 @@ class Multiplier {
   __device__ __forceinline__ void AddChunk(uint32_t stage) {
     constexpr int kStepsOfWord = kSteps / 4;
     const int depth = p_.plan.depth;  // tiles are that many slots apart
-    uint32_t words[kTilesOfStrip][4], zero[kTilesOfStrip];
+    uint32_t words[kTilesOfStrip][4];
     float scale[kTilesOfStrip];
     RowUnpacker<T, kBits> unpack[2][2];
 #pragma unroll
@@ -77,15 +101,14 @@ class Multiplier {
       const uint4 v = LoadShared16(stage + values_ + on * kTileBytes);
       words[i][0] = v.x, words[i][1] = v.y, words[i][2] = v.z, words[i][3] = v.w;
       scale[i] = __half2float(__ushort_as_half(LoadShared2(stage + scales_ + on * 16)));
-      zero[i] = 1u << (kBits - 1);
+      uint32_t zero = 1u << (kBits - 1);
       if (kZeros) {
-        zero[i] = LoadShared1(stage + zeros_ + on * 8);
-        if (kBits == 4) zero[i] = zero[i] >> (LaneIndex() / 4 % 2 * 4) & 0xf;
+        zero = LoadShared1(stage + zeros_ + on * 8);
+        if (kBits == 4) zero = zero >> (LaneIndex() / 4 % 2 * 4) & 0xf;
       }
-      unpack[i % 2][i / 2].Set(0, zero[i]);
+      unpack[i % 2][i / 2].Set(0, zero);
     }
-    float d[2][kEights][4];
-    Start(stage, zero, d);
+    float d[2][kEights][4] = {};
     uint32_t b[4];
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
@@ -109,29 +132,9 @@ class Multiplier {
           sums_.at[pair][eight][j] += scale[pair + j / 2 * 2] * d[pair][eight][j];
   }
 
-  // What products of a chunk are added to.
-  __device__ __forceinline__ void Start(uint32_t stage, const uint32_t (&zero)[kTilesOfStrip],
-                                        float (&d)[2][kEights][4]) const {
-#pragma unroll
-    for (int eight = 0; eight < kEights; ++eight) {
-      float2 sums = {};
-      if (kFromSums) sums = LoadShared8(stage + token_sums_ + eight * 32);
-#pragma unroll
-      for (int i = 0; i < kTilesOfStrip; ++i) {
-        float* const of = d[i % 2][eight] + i / 2 * 2;
-        // 128 + zero, as a bf16, is the upper half of a float.
-        const float times =
-            kFromSums && kZeros ? __uint_as_float(zero[i] << 16 | 0x43000000u) : 1.f;
-        of[0] = sums.x * times;
-        of[1] = sums.y * times;
-      }
-    }
-  }
   static __device__ __forceinline__ void Unpack(int step, const RowUnpacker<T, kBits> (&rows)[2],
                                                 uint32_t low, uint32_t high, uint32_t (&a)[4]) {
-    constexpr Unpacked kWhat = kFromSums ? Unpacked::kRaised
-                               : kZeros  ? Unpacked::kIntegers
-                                         : Unpacked::kMiddleIntegers;
+    constexpr Unpacked kWhat = kZeros ? Unpacked::kIntegers : Unpacked::kMiddleIntegers;
     if (kBits == 4 && step % 2 == 1)
       UnpackStep<1, kWhat>(rows, low, high, a);
     else
@@ -144,8 +147,8 @@ class Multiplier {
   StripFinish<T, kEights> finish_;
   const int depth_;
   const X x_;
-  // From where a stage begins to what the lane reads: of the strip's first tile, and sums of x.
-  uint32_t values_, scales_, zeros_, token_sums_;
+  // From where a stage begins to what the lane reads of the strip's first tile.
+  uint32_t values_, scales_, zeros_;
   int to_third_;  // slots from the strip's first tile to its third
   StripSums<kEights> sums_;
 };

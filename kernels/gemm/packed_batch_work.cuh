@@ -18,8 +18,6 @@ using packed_gemv::LaneIndex;
 using packed_gemv::WarpIndex;
 
 constexpr int kWarps = kPackedBatchWarps;
-// Of the warps that do not multiply: one loads values and x, one scales, the others sum x.
-constexpr int kSumWarps = kPackedBatchHelpers - 2;
 constexpr int kTilesOfStrip = 4;
 constexpr int kPanel = kPackedBatchPanel;
 constexpr int kPanelRowBytes = kPanel * 2;
@@ -71,7 +69,7 @@ struct Tiles {
   int half, first, second;
 };
 
-// Stages, and their barriers: full; with sums of x; free for the warps that have used it.
+// Stages, and their barriers: full, then free for the warps that have used it.
 class Ring {
  public:
   __device__ __forceinline__ Ring(const PackedBatchPlan& plan, uint32_t memory, uint32_t barriers)
@@ -84,7 +82,6 @@ class Ring {
   __device__ __forceinline__ void Init() const {
     for (uint32_t full = first_full_; full <= last_full_; full += kBarriers) {
       InitBarrier(full, 1 + kWarp);  // of who loads values and x, and who loads scales
-      InitBarrier(full + kToSummed, kSumWarps);
       InitBarrier(full + kToFree, kWarps);
     }
     FenceBarrierInit();
@@ -92,8 +89,6 @@ class Ring {
   __device__ __forceinline__ uint32_t Stage() const { return stage_; }
   __device__ __forceinline__ uint32_t Full() const { return full_; }
   __device__ __forceinline__ void WaitFull() const { WaitAt(full_, parity_); }
-  __device__ __forceinline__ void WaitSummed() const { WaitAt(full_ + kToSummed, parity_); }
-  __device__ __forceinline__ void Summed() const { ArriveAt(full_ + kToSummed); }
   __device__ __forceinline__ void WaitFree() const { WaitAt(full_ + kToFree, parity_ ^ 1); }
   __device__ __forceinline__ void Free() const { ArriveAt(full_ + kToFree); }
   __device__ __forceinline__ void Next() {
@@ -107,7 +102,7 @@ class Ring {
   }
 
  private:
-  static constexpr uint32_t kBarriers = kPackedBatchBarrierBytes, kToFree = 8, kToSummed = 16;
+  static constexpr uint32_t kBarriers = kPackedBatchBarrierBytes, kToFree = 8;
 
   const uint32_t first_, first_full_, last_full_, bytes_;
   uint32_t stage_, full_, parity_ = 0;

@@ -176,8 +176,8 @@ class OutputTile {
         bias0_(Bias(wide_row_)),
         bias1_(Bias(wide_row_ + 2)) {}
 
-  // Residuals are read ahead of stores, as many as registers allow: they may be what is stored to,
-  // so that none is read past a store.
+  // Residuals are read ahead of stores, as many as registers allow: the compiler does not move them
+  // there, since y may be the residual. A lane reads what it stores, in that order.
   __device__ __forceinline__ void Store(const float (&d)[Shape::kSums]) const {
     constexpr int kAhead = std::min(kEights, 8);
 #pragma unroll

@@ -92,11 +92,6 @@ class RowUnpacker<__nv_bfloat16, kBits> {
     return MultiplyAddHalves<__nv_bfloat16>(q, UpperTwice(scale_),
                                             MultiplyHalves<__nv_bfloat16>(q, LowerTwice(scale_)));
   }
-  // 128 + q, of 4 bits.
-  template <int kField>
-  __device__ __forceinline__ uint32_t Raised(uint32_t word) const {
-    return AndOr(word >> (kField * kBits), 0x000f000fu, 0x43004300u);
-  }
   // q - zero. kMiddle: zero is known to be 2^(kBits - 1).
   template <int kField, bool kMiddle = false>
   __device__ __forceinline__ uint32_t Integers(uint32_t word) const {
@@ -104,7 +99,7 @@ class RowUnpacker<__nv_bfloat16, kBits> {
     const uint32_t w = word >> (kField * kBits);
     uint32_t q;
     if constexpr (kBits == 4) {
-      q = Raised<kField>(word);
+      q = AndOr(w, 0x000f000fu, 0x43004300u);
     } else {
       q = MultiplyAddHalves<__nv_bfloat16>(AndOr(w, 0x007f007fu, 0x43004300u), kOne,
                                            AndXor(w, 0x00800080u, 0xc380c380u));
@@ -155,7 +150,6 @@ enum class Unpacked {
   kWeights,
   kIntegers,        // q - zero
   kMiddleIntegers,  // that, every zero being 2^(kBits - 1)
-  kRaised,          // 128 + q (4 bits in bf16)
 };
 
 // The operand of step kStep of a stage, from the lane's words of its two rows.
@@ -169,9 +163,6 @@ __device__ __forceinline__ void UnpackStep(const RowUnpacker<T, kBits> (&rows)[2
     if constexpr (kWhat == Unpacked::kWeights) {
       a[half] = rows[half].template Weights<kField>(word);
       a[2 + half] = rows[half].template Weights<kField + 1>(word);
-    } else if constexpr (kWhat == Unpacked::kRaised) {
-      a[half] = rows[half].template Raised<kField>(word);
-      a[2 + half] = rows[half].template Raised<kField + 1>(word);
     } else {
       constexpr bool kMiddle = kWhat == Unpacked::kMiddleIntegers;
       a[half] = rows[half].template Integers<kField, kMiddle>(word);

@@ -60,13 +60,6 @@ void SetStage(PackedGemvPlan& plan, const PackedGemvProblem& p) {
   plan.stage_bytes = Int(AlignUp(plan.zero_offset + zeros, kStageAlign));
 }
 
-void SetGroups(PackedGemvPlan& plan, const PackedGemvProblem& p) {
-  const int64_t chunks = std::max<int64_t>(1, GroupOf(p) / PackedBlock(p.bits));
-  plan.chunks_a_group = static_cast<uint32_t>(std::min<int64_t>(chunks, plan.chunks));
-  const uint64_t d = plan.chunks_a_group;
-  plan.group_magic = d == 1 ? 0 : static_cast<uint32_t>(((uint64_t{1} << 32) + d - 1) / d);
-}
-
 }  // namespace
 
 PackedGemvProblem PackedGemvProblemOf(const LinearArgs& a) {
@@ -84,6 +77,13 @@ PackedGemvProblem PackedGemvProblemOf(const LinearArgs& a) {
 PackedSegment PackedSegmentOf(const PackedGemvProblem& p) {
   if (p.ragged) return PackedSegment::kStep;
   return GroupOf(p) >= PackedBlock(p.bits) ? PackedSegment::kBlock : PackedSegment::kTwoSteps;
+}
+
+PackedGroups PackedGroupsOf(const PackedGemvProblem& p, int64_t chunks) {
+  const int64_t of_group = std::max<int64_t>(1, GroupOf(p) / PackedBlock(p.bits));
+  const auto d = static_cast<uint64_t>(std::min(of_group, chunks));
+  return {.chunks_a_group = static_cast<uint32_t>(d),
+          .magic = d == 1 ? 0 : static_cast<uint32_t>(((uint64_t{1} << 32) + d - 1) / d)};
 }
 
 int64_t PackedGemvBehind(const PackedGemvPlan& plan) {
@@ -113,7 +113,9 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.strips = Int(CeilDiv(tiles, plan.strip_tiles));
   plan.rounds = Int(CeilDiv(plan.chunks, kPackedGemvWarps));
   SetStage(plan, p);
-  SetGroups(plan, p);
+  const PackedGroups groups = PackedGroupsOf(p, plan.chunks);
+  plan.chunks_a_group = groups.chunks_a_group;
+  plan.group_magic = groups.magic;
   plan.x_places = plan.chunks;
   if (p.joined && plan.strips == 1)
     plan.x_places = std::min(plan.chunks, kPackedXTogether * kPackedGemvWarps);

@@ -49,6 +49,14 @@ PackedGemvProblem PackedGemvProblemOf(const LinearArgs& args);
 // How many steps of 16 k share a row of scales: a whole block of 64 bytes, two, or one.
 enum class PackedSegment { kBlock, kTwoSteps, kStep };
 
+// chunk / chunks_a_group, by multiplication: __umulhi(chunk, magic), or the chunk itself where
+// chunks_a_group is 1.
+struct PackedGroups {
+  uint32_t chunks_a_group = 1, magic = 0;
+};
+// Of a problem with `chunks` blocks of 64 bytes in a row, at least one.
+PackedGroups PackedGroupsOf(const PackedGemvProblem& problem, int64_t chunks);
+
 // A block computes a run of outputs, in tiles of 8. The rows of w for them are cut into strips of
 // two parts of kPackedGemvPairs tiles: gate and up or, not gated, tiles that follow each other. A
 // strip may lack its last tiles; what stands in for them is multiplied and not used.

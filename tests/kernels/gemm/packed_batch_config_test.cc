@@ -10,13 +10,13 @@ namespace {
 
 constexpr GemvGpu kH200 = {.sm_count = 132, .shared_bytes = 232448};
 
-PackedBatchProblem Problem(int64_t t, int64_t n, int64_t k, int bits = 4) {
-  return {.linear = {.t = t, .n = n, .k = k, .bits = bits, .group = 128}};
+PackedGemvProblem Problem(int64_t t, int64_t n, int64_t k, int bits = 4) {
+  return {.t = t, .n = n, .k = k, .bits = bits, .group = 128};
 }
 
 TEST(PackedBatch, ServesWhatItIsFasterAt) {
   const auto serves = [](int64_t t, int64_t n, int64_t k) {
-    return PackedBatchServes(Problem(t, n, k).linear);
+    return PackedBatchServes(Problem(t, n, k));
   };
   EXPECT_FALSE(serves(1, 3584, 18944));
   EXPECT_TRUE(serves(2, 3584, 18944));
@@ -26,13 +26,15 @@ TEST(PackedBatch, ServesWhatItIsFasterAt) {
   EXPECT_TRUE(serves(9, 896, 896));  // more rows than the few-row kernel takes
   EXPECT_TRUE(serves(16, 896, 896));
   EXPECT_FALSE(serves(17, 8192, 8192));
+  EXPECT_FALSE(serves(16, 8192, 0));
+  EXPECT_FALSE(serves(16, 0, 8192));
   EXPECT_FALSE(serves(16, 8196, 8192));
   EXPECT_FALSE(serves(16, 8192, 8192 + 32));  // a panel of x that is not whole
 }
 
 TEST(PackedBatch, ServesGroupsOfWholeBlocksOnly) {
   const auto serves = [](int bits, int64_t group, bool ragged) {
-    PackedGemvProblem p = Problem(16, 4096, 4096, bits).linear;
+    PackedGemvProblem p = Problem(16, 4096, 4096, bits);
     p.group = group;
     p.ragged = ragged;
     return PackedBatchServes(p);
@@ -63,22 +65,23 @@ TEST(PackedBatch, PlansAMatrixByHand) {
   EXPECT_EQ(plan.scale_offset, 32768 + 32768);
   EXPECT_EQ(plan.stage_bytes, 32768 + 32768 + 1024);
   EXPECT_EQ(plan.stages, 3);
-  EXPECT_EQ(plan.shared_bytes, 3 * 66560 + 14 * 2048 + 8 * 32);
+  EXPECT_EQ(plan.shared_bytes, 3 * 66560 + 14 * 2048 + 8 * 16);
   EXPECT_EQ(plan.scratch_bytes, 112 * 2 * 2048);
 }
 
-TEST(PackedBatch, SumsXOnlyWhereItPays) {
-  PackedBatchProblem problem = Problem(16, 29568, 8192);
-  problem.linear.gated = true;
-  EXPECT_TRUE(PlanPackedBatch(kH200, problem).sums_x);
-  EXPECT_FALSE(PlanPackedBatch(kH200, problem, /*strips=*/4).sums_x);
-  problem.dtype = DType::kF16;
-  EXPECT_FALSE(PlanPackedBatch(kH200, problem).sums_x);
-  problem.dtype = DType::kBf16;
-  problem.linear.t = 8;
-  EXPECT_FALSE(PlanPackedBatch(kH200, problem).sums_x);
-  problem.linear = Problem(16, 29568, 8192, 8).linear;
-  EXPECT_FALSE(PlanPackedBatch(kH200, problem).sums_x);
+TEST(PackedBatch, GroupOfAChunkByMultiplication) {
+  for (const int bits : {4, 8})
+    for (const int64_t group : {128, 256, 384, 3584, 1 << 20}) {
+      PackedGemvProblem problem = Problem(16, 64, 29568, bits);
+      problem.group = group;
+      const PackedBatchPlan plan = PlanPackedBatch(kH200, problem);
+      for (uint32_t chunk = 0; chunk < static_cast<uint32_t>(plan.chunks); ++chunk) {
+        const uint32_t by = plan.chunks_a_group == 1
+                                ? chunk
+                                : static_cast<uint32_t>(uint64_t{chunk} * plan.group_magic >> 32);
+        ASSERT_EQ(by, chunk / (group * bits / 512)) << "chunk " << chunk << " group " << group;
+      }
+    }
 }
 
 TEST(PackedBatch, PlansOfAllShapesFit) {
@@ -97,16 +100,16 @@ TEST(PackedBatch, PlansOfAllShapesFit) {
         for (const bool gated : {false, true})
           for (const int64_t t : {2, 8, 9, 16})
             for (const int strips : {0, 1, 2, 4, 8, 16}) {
-              PackedBatchProblem problem = Problem(t, gated ? n / 2 / 8 * 8 : n, k, bits);
-              if (problem.linear.n == 0) continue;
-              problem.linear.zeros = zeros;
-              problem.linear.gated = gated;
+              PackedGemvProblem problem = Problem(t, gated ? n / 2 / 8 * 8 : n, k, bits);
+              if (problem.n == 0) continue;
+              problem.zeros = zeros;
+              problem.gated = gated;
               SCOPED_TRACE(::testing::Message() << "t=" << t << " n=" << n << " k=" << k
                                                 << " bits=" << bits << " strips=" << strips);
               const PackedBatchPlan plan = PlanPackedBatch(kH200, problem, strips);
               ASSERT_GT(plan.strips, 0);
               EXPECT_EQ(plan.strips * plan.depth, kPackedBatchWarps);
-              EXPECT_GE(int64_t{plan.tiles} * plan.strips * 32, problem.linear.n * (gated ? 2 : 1));
+              EXPECT_GE(int64_t{plan.tiles} * plan.strips * 32, problem.n * (gated ? 2 : 1));
               EXPECT_GE(plan.rounds * plan.depth, plan.chunks);
               EXPECT_LT((plan.rounds - 1) * plan.depth, plan.chunks);
               EXPECT_GT(plan.blocks, 0);
@@ -118,7 +121,8 @@ TEST(PackedBatch, PlansOfAllShapesFit) {
               EXPECT_EQ(plan.stage_bytes % 1024, 0);
               EXPECT_EQ(plan.x_offset % 1024, 0);
               EXPECT_LE(plan.shared_bytes, kH200.shared_bytes);
-              EXPECT_GE(plan.stage_bytes, plan.sum_offset);
+              EXPECT_GE(plan.stage_bytes, plan.zero_offset + (zeros ? 512 : 0));
+              EXPECT_LE(plan.scratch_bytes, int64_t{72} << 20);  // linear_config.cc's
             }
 }
 

@@ -1,5 +1,6 @@
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -16,10 +17,6 @@ namespace {
 
 GemvGpu Current() {
   return {.sm_count = CurrentGpu().sm_count, .shared_bytes = CurrentGpu().shared_bytes};
-}
-
-PackedBatchProblem ProblemOf(const LinearArgs& a) {
-  return {.linear = PackedGemvProblemOf(a), .dtype = a.dtype};
 }
 
 class PackedBatchGpu : public testing::GpuOpTest {
@@ -40,7 +37,8 @@ class PackedBatchGpu : public testing::GpuOpTest {
                  << (c.zeros ? " zeros" : ""));
     const PackedInputs in = RandomPacked(c, 7);
     PackedOnDevice on(gpu(), in);
-    const PackedBatchPlan plan = PlanPackedBatch(Current(), ProblemOf(on.args()), strips, blocks);
+    const PackedBatchPlan plan =
+        PlanPackedBatch(Current(), PackedGemvProblemOf(on.args()), strips, blocks);
     ASSERT_GT(plan.strips, 0);
     ASSERT_OK(LaunchPackedBatch(on.args(), plan, on.workspace(), on.stream().cuda));
     const LinearMismatch bad = CompareLinear(LinearReference(in.linear), on.Read(), l.n);
@@ -80,18 +78,60 @@ TEST_F(PackedBatchGpu, EveryCutMatches) {
                                  strips, blocks);
 }
 
+TEST_F(PackedBatchGpu, GroupsOfOneBlockOfEightBitsMatch) {
+  for (const bool zeros : {false, true})
+    ExpectMatchesReference(
+        {.linear = {.t = 11, .n = 264, .k = 1088}, .bits = 8, .group = 64, .zeros = zeros});
+}
+
 TEST_F(PackedBatchGpu, AddsBiasAndResidualAndWritesF32) {
   for (const int64_t t : {3, 16})
-    for (const DType y_dtype : {DType::kBf16, DType::kF32})
-      for (const int bits : {4, 8})
-        ExpectMatchesReference({.linear = {.t = t,
-                                           .n = 2056,
-                                           .k = 1536,
-                                           .bias = true,
-                                           .residual = true,
-                                           .dtype = DType::kBf16,
-                                           .y_dtype = y_dtype},
-                                .bits = bits});
+    for (const DType dtype : {DType::kBf16, DType::kF16})
+      for (const DType y_dtype : {dtype, DType::kF32})
+        for (const int bits : {4, 8})
+          for (const int strips : {0, 8})
+            ExpectMatchesReference({.linear = {.t = t,
+                                               .n = 2056,
+                                               .k = 1536,
+                                               .bias = true,
+                                               .residual = true,
+                                               .dtype = dtype,
+                                               .y_dtype = y_dtype},
+                                    .bits = bits},
+                                   strips);
+}
+
+TEST_F(PackedBatchGpu, ResidualMayBeTheOutput) {
+  const PackedInputs in = RandomPacked({.linear = {.t = 13,
+                                                   .n = 520,
+                                                   .k = 1536,
+                                                   .residual = true,
+                                                   .dtype = DType::kBf16,
+                                                   .y_dtype = DType::kBf16}},
+                                       3);
+  PackedOnDevice on(gpu(), in);
+  const testing::FloatArray y = gpu().Upload(DType::kBf16, in.linear.residual);
+  on.args().residual = on.args().y = y.data();
+  const PackedBatchPlan plan = PlanPackedBatch(Current(), PackedGemvProblemOf(on.args()));
+  ASSERT_OK(LaunchPackedBatch(on.args(), plan, on.workspace(), on.stream().cuda));
+  const LinearMismatch bad = CompareLinear(LinearReference(in.linear), y.Read(), 520);
+  EXPECT_EQ(bad.count, 0) << bad.worst;
+}
+
+// A channel of x a thousand times as large as the others.
+TEST_F(PackedBatchGpu, OutliersDoNotBlurOtherColumns) {
+  for (const int bits : {4, 8}) {
+    PackedInputs in = RandomPacked(
+        {.linear = {.t = 16, .n = 520, .k = 1536, .dtype = DType::kBf16, .y_dtype = DType::kF32},
+         .bits = bits},
+        5);
+    for (int64_t t = 0; t < 16; ++t) in.linear.x[static_cast<size_t>(t * 1536 + 77)] = 2048;
+    PackedOnDevice on(gpu(), in);
+    const PackedBatchPlan plan = PlanPackedBatch(Current(), PackedGemvProblemOf(on.args()));
+    ASSERT_OK(LaunchPackedBatch(on.args(), plan, on.workspace(), on.stream().cuda));
+    const LinearMismatch bad = CompareLinear(LinearReference(in.linear), on.Read(), 520);
+    EXPECT_EQ(bad.count, 0) << bad.worst;
+  }
 }
 
 TEST_F(PackedBatchGpu, ModelShapesMatchTheReference) {
@@ -102,19 +142,58 @@ TEST_F(PackedBatchGpu, ModelShapesMatchTheReference) {
   }
 }
 
-TEST_F(PackedBatchGpu, RepeatsBitForBit) {
+// Launches of several shapes that overlap, with one workspace, so that flags and partial sums of
+// one meet those of the next. Whole and shared tiles, and runs that cross.
+TEST_F(PackedBatchGpu, OverlappedLaunchesRepeatBitForBit) {
+  const std::array<std::array<int64_t, 2>, 3> shapes = {
+      {{4608, 3584}, {3584, 18944}, {1024, 1024}}};
+  std::vector<std::unique_ptr<PackedOnDevice>> layers;
+  std::vector<std::vector<float>> expected;
+  std::vector<PackedBatchPlan> plans;
+  for (const auto& [n, k] : shapes) {
+    layers.push_back(std::make_unique<PackedOnDevice>(
+        gpu(),
+        RandomPacked(
+            {.linear = {.t = 16, .n = n, .k = k, .dtype = DType::kBf16, .y_dtype = DType::kBf16}},
+            7)));
+    PackedOnDevice& on = *layers.back();
+    // The second one's blocks cross from tile to tile.
+    plans.push_back(PlanPackedBatch(Current(), PackedGemvProblemOf(on.args()), 2,
+                                    n == 4608 ? 0 : Current().sm_count - 1));
+    ASSERT_OK(LaunchPackedBatch(on.args(), plans.back(), layers[0]->workspace(), on.stream().cuda));
+    expected.push_back(on.Read());
+  }
+  for (int run = 0; run < 10; ++run) {
+    for (size_t i = 0; i < layers.size(); ++i)
+      ASSERT_OK(gpu().runtime().Zero(layers[i]->args().y, 16 * shapes[i][0] * 2, gpu().stream()));
+    for (int again = 0; again < 5; ++again)
+      for (size_t i = 0; i < layers.size(); ++i)
+        ASSERT_OK(LaunchPackedBatch(layers[i]->args(), plans[i], layers[0]->workspace(),
+                                    gpu().stream().cuda));
+    for (size_t i = 0; i < layers.size(); ++i)
+      ASSERT_EQ(layers[i]->Read(), expected[i]) << "run " << run << " shape " << i;
+  }
+}
+
+TEST_F(PackedBatchGpu, RefusesPlansThatDoNotFit) {
   const PackedInputs in = RandomPacked(
-      {.linear = {.t = 16, .n = 4608, .k = 3584, .dtype = DType::kBf16, .y_dtype = DType::kBf16}},
+      {.linear = {.t = 16, .n = 264, .k = 1024, .dtype = DType::kBf16, .y_dtype = DType::kBf16}},
       7);
   PackedOnDevice on(gpu(), in);
-  const PackedBatchPlan plan = PlanPackedBatch(Current(), ProblemOf(on.args()));
-  std::vector<float> first;
-  for (int i = 0; i < 20; ++i) {
-    ASSERT_OK(LaunchPackedBatch(on.args(), plan, on.workspace(), on.stream().cuda));
-    const std::vector<float> y = on.Read();
-    if (i == 0) first = y;
-    EXPECT_EQ(y, first);
-  }
+  const PackedBatchPlan plan = PlanPackedBatch(Current(), PackedGemvProblemOf(on.args()));
+  const auto code = [&](PackedBatchPlan p, LinearWorkspace workspace) {
+    return LaunchPackedBatch(on.args(), p, workspace, on.stream().cuda).code();
+  };
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  LinearWorkspace small = on.workspace();
+  small.library_bytes = plan.scratch_bytes - 1;
+  EXPECT_EQ(code(plan, small), kInvalid);
+  PackedBatchPlan other = plan;
+  other.strips = 0;
+  EXPECT_EQ(code(other, on.workspace()), kInvalid);
+  other = plan;
+  other.blocks = plan.tiles * plan.rounds + 1;
+  EXPECT_EQ(code(other, on.workspace()), kInvalid);
 }
 
 }  // namespace

@@ -172,7 +172,7 @@ class PackedGemmGpu : public testing::GpuOpTest {
   }
   static Rounds RoundsWith(PackedTile tile, const PackedCase& c) {
     const bool scales_sums = CurrentGpu().is_sm90() && tile.tokens <= kPackedScaledTokens &&
-                             c.group >= kPackedStageK && !c.ragged;
+                             (c.group >= kPackedStageK || c.group >= c.linear.k) && !c.ragged;
     return scales_sums ? Rounds::kNothing : Rounds::kWeights;
   }
 };
@@ -181,7 +181,8 @@ TEST_F(PackedGemmGpu, MatchesTheReferenceForEveryRowCount) {
   for (const int64_t t : {1, 9, 16, 17, 31, 33, 64, 65, 128, 257, 1000})
     for (const int bits : {4, 8})
       for (const DType dtype : {DType::kBf16, DType::kF16})
-        ExpectMatches(Case({t, 264, 416}, bits, t % 2 == 0 ? 32 : 64, t % 3 == 0, dtype));
+        for (const int64_t group : {t % 2 == 0 ? 32 : 64, 128})
+          ExpectMatches(Case({t, 264, 416}, bits, group, t % 3 == 0, dtype));
 }
 
 TEST_F(PackedGemmGpu, EveryTileMatchesWithWholeAndSharedTiles) {
@@ -206,6 +207,35 @@ TEST_F(PackedGemmGpu, EveryTileMatchesWithWholeAndSharedTiles) {
         }
 }
 
+// Tiles whose blocks are a cluster, of every size that a plan has.
+TEST_F(PackedGemmGpu, ClustersMatch) {
+  for (const PackedTile tile : kPackedTiles)
+    for (const int cluster : {2, 3, 4, 5, 6, 7, 8})
+      for (const bool gated : {false, true}) {
+        const PackedCase c = Case({.t = 70,
+                                   .n = gated ? 200 : 400,
+                                   .k = 2176,
+                                   .gated = gated,
+                                   .bias = !gated,
+                                   .residual = !gated},
+                                  cluster % 2 == 0 ? 4 : 8, 128, cluster % 3 == 0);
+        SCOPED_TRACE(Named(c) << " rows=" << tile.rows << " tokens=" << tile.tokens
+                              << " cluster=" << cluster);
+        const PackedInputs in = RandomPacked(c, 5);
+        OnDevice on(gpu(), in);
+        PackedGemmPlan plan = {.tile = tile,
+                               .row_tiles = (400 + tile.rows - 1) / tile.rows,
+                               .token_tiles = (70 + tile.tokens - 1) / tile.tokens,
+                               .stages = 17,
+                               .cluster = cluster};
+        plan.shared_tiles = plan.tiles();
+        plan.shared_blocks = plan.blocks = static_cast<int>(plan.tiles()) * cluster;
+        if (plan.blocks > CurrentGpu().sm_count) continue;
+        ASSERT_OK(LaunchPackedGemmByPlan(on.args(), plan, on.workspace(), on.stream().cuda));
+        ExpectOutputs(in, on.Read(), RoundsWith(tile, c));
+      }
+}
+
 TEST_F(PackedGemmGpu, GroupsOfEverySizeMatch) {
   for (const int64_t k : {416, 896, 3584})
     for (const int64_t group : {int64_t{32}, int64_t{64}, int64_t{128}, int64_t{384}, kWhole})
@@ -228,12 +258,15 @@ TEST_F(PackedGemmGpu, RaggedGroupsMatch) {
 TEST_F(PackedGemmGpu, FusesGateBiasAndResidual) {
   for (const int64_t t : {18, 63, 300})
     for (const int bits : {4, 8})
-      for (const DType dtype : {DType::kBf16, DType::kF16}) {
-        ExpectMatches(Case({.t = t, .n = 136, .k = 416, .gated = true}, bits, 32, true, dtype));
-        ExpectMatches(Case({.t = t, .n = 136, .k = 416, .bias = true}, bits, 32, true, dtype));
-        ExpectMatches(Case({.t = t, .n = 136, .k = 416, .bias = true, .residual = true}, bits, 32,
-                           false, dtype));
-      }
+      for (const DType dtype : {DType::kBf16, DType::kF16})
+        for (const int64_t group : {32, 128}) {
+          const LinearCase plain = {.t = t, .n = 136, .k = 416};
+          LinearCase gated = plain, biased = plain, both = plain;
+          gated.gated = biased.bias = both.bias = both.residual = true;
+          ExpectMatches(Case(gated, bits, group, true, dtype));
+          ExpectMatches(Case(biased, bits, group, true, dtype));
+          ExpectMatches(Case(both, bits, group, false, dtype));
+        }
 }
 
 TEST_F(PackedGemmGpu, WritesF32Outputs) {

@@ -126,7 +126,7 @@ TEST_F(PackedGemvGpu, NormalisesItsInput) {
 
 // More rows than it serves: the norm runs first, then the many-row kernel.
 TEST_F(PackedGemvGpu, NormalisesAheadOfTheManyRowKernel) {
-  const PackedInputs in = RandomPacked({.linear = {.t = 9,
+  const PackedInputs in = RandomPacked({.linear = {.t = 17,
                                                    .n = 152,
                                                    .k = 896,
                                                    .normed = true,
@@ -172,6 +172,16 @@ TEST_F(PackedGemvGpu, ModelShapesMatchTheReference) {
   ExpectMatchesReference({.linear = {.t = 1, .n = 136, .k = 18944, .residual = true}});
   ExpectMatchesReference({.linear = {.t = 1, .n = 264, .k = 29568}, .bits = 8});
   ExpectMatchesReference({.linear = {.t = 1, .n = 1056, .k = 3584, .normed = true, .gated = true}});
+}
+
+// By the kernel for 2 to 16 rows, behind the norm and not.
+TEST_F(PackedGemvGpu, LargerInputsMatchTheReference) {
+  for (const int64_t t : {2, 5, 9, 16})
+    for (const bool normed : {false, true})
+      for (const int bits : {4, 8})
+        ExpectMatchesReference({.linear = {.t = t, .n = 152, .k = 9472, .normed = normed},
+                                .bits = bits,
+                                .zeros = t == 5});
 }
 
 TEST_F(PackedGemvGpu, RepeatsBitForBit) {

@@ -1,5 +1,7 @@
 #include <cstdint>
 
+#include <absl/strings/str_cat.h>
+
 #include "common/status_macros.h"
 #include "kernels/device/launch.cuh"
 #include "kernels/device/tensor_map.h"
@@ -10,7 +12,7 @@
 #include "kernels/gemm/packed_batch_load.cuh"
 #include "kernels/gemm/packed_batch_multiply.cuh"
 #include "kernels/gemm/packed_batch_work.cuh"
-#include "kernels/gemm/packed_batch_x.cuh"
+#include "kernels/runtime/current_gpu.h"
 
 namespace tessera {
 namespace packed_batch {
@@ -22,11 +24,10 @@ static_assert(kPackedBatchWarps == 16 && kPackedBatchHelpers == 4);
 
 __device__ uint32_t flags[kFlagSlots][kPackedBatchBlocks * kWarps];
 
-template <typename T, int kBits, int kEights, bool kZeros, bool kFromSums>
+template <typename T, int kBits, int kEights, bool kZeros>
 __global__ void __launch_bounds__(kPackedBatchThreads, 1)
     BatchKernel(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap weights,
                 const __grid_constant__ CUtensorMap x) {
-#if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(1024) char memory[];
   LetNextStart();
   const PackedBatchPlan& plan = p.plan;
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(kPackedBatchThreads, 1)
     // Outputs and partial sums may be what kernels before still use.
     WaitForPrevious();
     const StripFinish<T, kEights> finish(p, run, depth_sums, flags[p.flag_slot]);
-    Multiplier<T, kBits, kEights, kZeros, kFromSums>(p, run, ring, finish).MultiplyAll();
+    Multiplier<T, kBits, kEights, kZeros>(p, run, ring, finish).MultiplyAll();
     return;
   }
   ShrinkRegisters<kHelperRegisters>();
@@ -55,13 +56,10 @@ __global__ void __launch_bounds__(kPackedBatchThreads, 1)
     if (ElectOne()) ValueLoader<kBits>(p, weights, x).LoadAll(run, ring);
   } else if (warp == kWarps + 1) {
     ScaleLoader<kBits>(p).LoadAll(run, ring);
-  } else if constexpr (kFromSums) {
-    TokenSums<T, kBits, kEights, kZeros>(p).SumAll(run, ring, warp - kWarps - 2);
   }
-#endif
 }
 
-template <typename T, int kBits, int kEights, bool kFromSums = false>
+template <typename T, int kBits, int kEights>
 absl::Status Launch(const Params& p, cudaStream_t stream) {
   const LinearArgs& a = p.args;
   const PackedBatchPlan& plan = p.plan;
@@ -93,9 +91,9 @@ absl::Status Launch(const Params& p, cudaStream_t stream) {
                              .depth_bytes = kPanelRowBytes,
                              .box_depth = plan.depth * PackedBlock(kBits) / kPanel},
                             &x));
-  const auto kernel = a.packed.zeros != nullptr ? BatchKernel<T, kBits, kEights, true, kFromSums>
-                                                : BatchKernel<T, kBits, kEights, false, kFromSums>;
-  RETURN_IF_ERROR(PrepareShared("packed_batch", kernel, plan.shared_bytes));
+  const auto kernel = a.packed.zeros != nullptr ? BatchKernel<T, kBits, kEights, true>
+                                                : BatchKernel<T, kBits, kEights, false>;
+  RETURN_IF_ERROR(PrepareShared("packed_batch", kernel, CurrentGpu().shared_bytes));
   return LaunchDependent("packed_batch launch", kernel,
                          {.grid = dim3(static_cast<unsigned>(plan.blocks)),
                           .block = dim3(kPackedBatchThreads),
@@ -109,10 +107,18 @@ absl::Status Launch(const Params& p, cudaStream_t stream) {
 
 absl::Status LaunchPackedBatch(const LinearArgs& args, const PackedBatchPlan& plan,
                                const LinearWorkspace& workspace, cudaStream_t stream) {
+  if (plan.strips == 0 || plan.blocks < 1 || plan.blocks > kPackedBatchBlocks ||
+      plan.blocks > int64_t{plan.tiles} * plan.rounds)
+    return absl::InvalidArgumentError(
+        absl::StrCat("packed_batch: a plan of ", plan.strips, " strips and ", plan.blocks,
+                     " blocks for ", plan.tiles, " tiles of ", plan.rounds, " stages"));
+  if (plan.scratch_bytes > workspace.library_bytes)
+    return absl::InvalidArgumentError(absl::StrCat("packed_batch: workspace of ",
+                                                   workspace.library_bytes, " bytes, needs ",
+                                                   plan.scratch_bytes));
   using packed_batch::Launch;
   const packed_batch::Params p = {args, plan, static_cast<float4*>(workspace.library),
                                   FlagSlotOf(workspace.library)};
-  if (plan.sums_x) return Launch<__nv_bfloat16, 4, 2, true>(p, stream);
   return VisitHalf(args.dtype, "packed_batch", [&]<typename T>(TypeTag<T>) {
     if (args.packed.bits == 4)
       return plan.tokens == 8 ? Launch<T, 4, 1>(p, stream) : Launch<T, 4, 2>(p, stream);
