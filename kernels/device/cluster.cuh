@@ -1,4 +1,4 @@
-// Blocks of a cluster: their barrier, and each other's shared memory. Below sm_90 there
+// Blocks of a cluster: their barrier and stores to each other's shared memory. Below sm_90 there
 // are no clusters: a block is alone, and these do what one block needs.
 #pragma once
 
@@ -8,8 +8,7 @@
 
 namespace tessera {
 
-// The two halves of the cluster's barrier; all threads of all its blocks that have not exited take
-// part in both. What a
+// The two halves of the cluster's barrier; all threads of all its blocks take part in both. What a
 // thread wrote before arriving is visible to all after waiting.
 __device__ __forceinline__ void ClusterArrive() {
 #if __CUDA_ARCH__ >= 900
@@ -39,33 +38,6 @@ __device__ __forceinline__ void StoreInCluster(float* mine, uint32_t block, floa
 #else
   *mine = value;
 #endif
-}
-
-// This block's place in its cluster.
-__device__ __forceinline__ uint32_t ClusterRank() {
-  uint32_t rank = 0;
-#if __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-  return rank;
-}
-
-// 16 bytes at `local`, an address in this block's shared memory, where they lie in that of block
-// `block` of the cluster.
-__device__ __forceinline__ float4 LoadFromCluster(uint32_t local, uint32_t block) {
-  float4 v = {};
-#if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n\t"
-      ".reg .u32 remote;\n\t"
-      "mapa.shared::cluster.u32 remote, %4, %5;\n\t"
-      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n\t"
-      "}"
-      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-      : "r"(local), "r"(block)
-      : "memory");
-#endif
-  return v;
 }
 
 }  // namespace tessera

@@ -34,7 +34,6 @@ struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
   cudaStream_t stream = nullptr;
-  unsigned cluster = 1;  // blocks that share a cluster (sm_90), which divides the grid
 };
 
 // True when the current device runs code in which WaitForPrevious() waits: that of sm_90. Later
@@ -60,23 +59,16 @@ absl::Status PrepareShared(const char* what, void (*kernel)(Params...), int64_t 
 template <typename... Params, typename... Args>
 absl::Status LaunchDependent(const char* what, void (*kernel)(Params...), const LaunchShape& shape,
                              Args&&... args) {
-  cudaLaunchAttribute attributes[2];
-  unsigned count = 0;
-  if (CanLaunchDependent()) {
-    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (shape.cluster > 1) {
-    attributes[count].id = cudaLaunchAttributeClusterDimension;
-    attributes[count++].val.clusterDim = {shape.cluster, 1, 1};
-  }
+  cudaLaunchAttribute overlap;
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = shape.stream;
-  config.attrs = attributes;
-  config.numAttrs = count;
+  config.attrs = &overlap;
+  config.numAttrs = CanLaunchDependent() ? 1 : 0;
   return CudaStatus(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), what);
 }
 

@@ -10,20 +10,19 @@ namespace {
 
 // Microseconds of a block, fitted to packed_rows_bench of 2026-11-21 (H200, CUDA 13.0, groups of
 // 128, t = 32 to 1024): a stage of k; a tile taken whole; a share of a tile; more where shares
-// cross borders of tiles; a MB of partial sums; a share of
-// a tile whose blocks are a cluster. The fit is within 6 % in the mean, 22 % at worst.
+// cross borders of tiles; a MB of partial sums. The fit is within 6 % in the mean, 22 % at worst.
 struct TileCost {
   PackedTile tile;
-  double stage, whole, shared, crossing, add, met;
+  double stage, whole, shared, crossing, add;
 };
 constexpr TileCost kCosts4[] = {
-    {{128, 32}, 0.507, 2.5, 3.0, 1.6, 0.0, 1.5},   {{256, 32}, 0.810, 3.5, 2.6, 1.9, 13.0, 1.5},
-    {{128, 64}, 0.630, 5.7, 2.8, 2.4, 12.1, 2.0},  {{256, 64}, 1.062, 5.5, 4.6, 3.5, 8.2, 2.0},
-    {{128, 128}, 0.966, 10.9, 7.3, 7.4, 3.2, 3.0}, {{256, 128}, 1.714, 7.7, 9.9, 2.2, 4.7, 3.0}};
+    {{128, 32}, 0.507, 2.5, 3.0, 1.6, 0.0},   {{256, 32}, 0.810, 3.5, 2.6, 1.9, 13.0},
+    {{128, 64}, 0.630, 5.7, 2.8, 2.4, 12.1},  {{256, 64}, 1.062, 5.5, 4.6, 3.5, 8.2},
+    {{128, 128}, 0.966, 10.9, 7.3, 7.4, 3.2}, {{256, 128}, 1.714, 7.7, 9.9, 2.2, 4.7}};
 constexpr TileCost kCosts8[] = {
-    {{128, 32}, 0.596, 1.3, 3.1, 1.9, 5.7, 1.5},  {{256, 32}, 1.080, 2.1, 0.9, 2.2, 22.8, 1.5},
-    {{128, 64}, 0.821, 4.1, 2.3, 3.0, 20.4, 2.0}, {{256, 64}, 1.355, 3.4, 2.4, 4.7, 11.7, 2.0},
-    {{128, 128}, 1.156, 6.8, 7.5, 5.7, 4.5, 3.0}, {{256, 128}, 2.046, 3.9, 6.5, 3.3, 9.4, 3.0}};
+    {{128, 32}, 0.596, 1.3, 3.1, 1.9, 5.7},  {{256, 32}, 1.080, 2.1, 0.9, 2.2, 22.8},
+    {{128, 64}, 0.821, 4.1, 2.3, 3.0, 20.4}, {{256, 64}, 1.355, 3.4, 2.4, 4.7, 11.7},
+    {{128, 128}, 1.156, 6.8, 7.5, 5.7, 4.5}, {{256, 128}, 2.046, 3.9, 6.5, 3.3, 9.4}};
 constexpr double kStartUs = 2.5;
 
 // tile is one of kPackedTiles.
@@ -42,23 +41,9 @@ void Estimate(const PackedGemmShape& s, PackedGemmPlan& p) {
   if (p.shared_blocks == 0) return;
   const auto blocks = static_cast<int64_t>(p.shared_blocks);
   const auto run = static_cast<double>(CeilDiv(p.shared_tiles * p.stages, blocks));
-  if (p.cluster > 1) {
-    p.us += run * cost.stage + cost.met;
-    return;
-  }
   const auto parts = static_cast<double>(CeilDiv(blocks, p.shared_tiles));
   p.us += run * cost.stage + cost.shared + parts * cost.add * 4e-6 * p.tile.rows * p.tile.tokens;
   if (blocks % p.shared_tiles != 0) p.us += cost.crossing;
-}
-
-// Clusters do not cross the borders of processing clusters, which have 16 multiprocessors at least.
-int ClusterOf(const PackedGemmPlan& p, int sm_count) {
-  constexpr int kProcessingCluster = 16, kMost = 8;
-  if (p.shared_tiles != p.tiles() || p.shared_blocks % p.shared_tiles != 0) return 1;
-  const int64_t parts = p.shared_blocks / p.shared_tiles;
-  if (parts > kMost) return 1;
-  const int64_t at_once = sm_count / kProcessingCluster * (kProcessingCluster / parts);
-  return p.shared_tiles <= at_once ? static_cast<int>(parts) : 1;
 }
 
 }  // namespace
@@ -77,7 +62,6 @@ PackedGemmPlan PlanPackedTile(int sm_count, const PackedGemmShape& s, PackedTile
     p.shared_tiles = tiles;
     p.shared_blocks = static_cast<int>(std::min(blocks, tiles * p.stages));
     p.blocks = p.shared_tiles == p.tiles() ? p.shared_blocks : sm_count;
-    p.cluster = ClusterOf(p, sm_count);
     if (p.shared_blocks <= tiles || p.scratch_bytes() > scratch_bytes) return;
     Estimate(s, p);
     if (p.us < best.us) best = p;

@@ -37,16 +37,11 @@ struct PackedGemmPlan {
   int64_t stages = 0;  // of kPackedStageK in a tile
   int64_t shared_tiles = 0;
   int shared_blocks = 0, blocks = 0;
-  // Where all tiles are shared, each by `cluster` blocks in step with each other: they are a
-  // cluster and add up in shared memory. 1: partial sums go through memory.
-  int cluster = 1;
   double us = 0;  // estimate
 
   int64_t tiles() const { return row_tiles * token_tiles; }
   // Partial sums, fp32, a tile for each sharing block.
-  int64_t scratch_bytes() const {
-    return cluster > 1 ? 0 : int64_t{4} * shared_blocks * tile.rows * tile.tokens;
-  }
+  int64_t scratch_bytes() const { return int64_t{4} * shared_blocks * tile.rows * tile.tokens; }
 };
 
 // The plan of the least estimated time whose scratch fits in scratch_bytes. t, rows and k are

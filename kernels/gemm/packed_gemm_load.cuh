@@ -74,7 +74,6 @@ struct PackedShape {
   static constexpr int kBarriersAt = kHandedAt + kHandedBytes;
   static constexpr int kBytes = kBarriersAt + (kStages + kXPanels) * 16;
   static_assert(kStages >= 3 && kDepthGroups <= 2 && kBytes <= kSharedBytes);
-  static_assert(kRows * kTokens * 4 <= kHandedAt);  // a cluster's sums lie where stages did
   static_assert(kDepthGroups == 1 || kXPanels % (kDepthGroups * kPanels) == 0);
 };
 

@@ -9,7 +9,6 @@
 #include <cuda.h>
 
 #include "common/status_macros.h"
-#include "kernels/device/cluster.cuh"
 #include "kernels/device/launch.cuh"
 #include "kernels/device/tensor_map.h"
 #include "kernels/device/visit_dtype.cuh"
@@ -81,9 +80,6 @@ class PackedConsumer {
 
   // From the sums of an item to outputs, or partial sums.
   __device__ __forceinline__ void Finish(const PackedItem& item) {
-    constexpr int kAllDone = 1 + 2 * kMaxGroups;
-    // The cluster's sums go where stages were.
-    if (p_.cluster > 1) NamedWait<Shape::kConsumerThreads>(kAllDone);
     if constexpr (Shape::kDepthGroups > 1) {
       const DepthSums<Shape> other(shared_.Handed(), thread_);
       if (depth_ > 0) {
@@ -91,10 +87,6 @@ class PackedConsumer {
         return;
       }
       other.Add(Sums());
-    }
-    if (p_.cluster > 1) {
-      FinishCluster(item);
-      return;
     }
     const PartialSums<Shape> partial(p_.partial, flags[p_.flag_slot], thread_);
     const int block = PackedWalk::Block();
@@ -109,27 +101,6 @@ class PackedConsumer {
       partial.Add(block + 1, end, Sums());
     }
     OutputTile<T, Shape>(p_, item, thread_).Store(Sums());
-  }
-
-  // Adds up with the cluster's other blocks, and stores this one's share of the outputs.
-  __device__ __forceinline__ void FinishCluster(const PackedItem& item) {
-    using Output = OutputTile<T, Shape>;
-    const Output output(p_, item, thread_);
-    const ClusterSums<Shape> all(shared_.base, thread_);
-    const auto rank = static_cast<int>(ClusterRank());
-    all.Keep(Sums());
-    ClusterArrive();
-    uint2 residual[Output::kEights];
-#pragma unroll
-    for (int i = 0; i < Output::kEights; ++i)
-      if (i % p_.cluster == rank) residual[i] = output.Residual(i);
-    ClusterWait();
-#pragma unroll
-    for (int i = 0; i < Output::kEights; ++i)
-      if (i % p_.cluster == rank) output.StoreEight(i, all.Sum(i, p_.cluster), residual[i]);
-    // No block leaves while others read its sums.
-    ClusterArrive();
-    ClusterWait();
   }
 
   // How often scales change in a stage is a constant, and releasing one no branch, since ptxas lets
@@ -369,7 +340,6 @@ PackedGemmParams ParamsOf(const LinearArgs& a, const PackedGemmPlan& plan,
   p.stages = static_cast<int>(plan.stages);
   p.shared_tiles = static_cast<int>(plan.shared_tiles);
   p.shared_blocks = plan.shared_blocks;
-  p.cluster = plan.cluster;
   p.partial = scratch.partial;
   p.flag_slot = scratch.flag_slot;
   return p;
@@ -399,7 +369,7 @@ absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
       "packed_gemm shared memory");
   const LaunchShape launch{dim3(static_cast<unsigned>(plan.blocks)), dim3(Shape::kThreads),
-                           Shape::kBytes, stream, static_cast<unsigned>(plan.cluster)};
+                           Shape::kBytes, stream};
   return LaunchDependent("packed_gemm launch", kernel, launch, ParamsOf(a, plan, scratch), x,
                          weights);
 }

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "kernels/device/barrier.cuh"
-#include "kernels/device/cluster.cuh"
 #include "kernels/device/flag.cuh"
 #include "kernels/device/mma.cuh"
 #include "kernels/device/visit_dtype.cuh"
@@ -122,112 +121,72 @@ class PartialSums {
   const int thread_;
 };
 
-// Sums of a cluster's blocks, each a share of a tile, where stages and panels were. A block adds up
-// every so-manieth eight of tokens, in the order of k. `thread` counts the owners of outputs.
-template <typename Shape>
-class ClusterSums {
- public:
-  __device__ __forceinline__ ClusterSums(uint32_t base, int thread) : at_(base + thread * 16) {}
-
-  __device__ __forceinline__ void Keep(const float (&d)[Shape::kSums]) const {
-#pragma unroll
-    for (int i = 0; i < Shape::kSums; i += 4)
-      asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(At(i / 4)), "f"(d[i]),
-                   "f"(d[i + 1]), "f"(d[i + 2]), "f"(d[i + 3])
-                   : "memory");
-  }
-  // Of eight i, of all blocks: the first of k is the last of the cluster.
-  __device__ __forceinline__ float4 Sum(int i, int blocks) const {
-    float4 sum = {};
-    for (int block = blocks - 1; block >= 0; --block) {
-      const float4 v = LoadFromCluster(At(i), static_cast<uint32_t>(block));
-      sum.x += v.x;
-      sum.y += v.y;
-      sum.z += v.z;
-      sum.w += v.w;
-    }
-    return sum;
-  }
-
- private:
-  __device__ __forceinline__ uint32_t At(int i) const {
-    return at_ + i * (Shape::kOwnerThreads * 16);
-  }
-
-  const uint32_t at_;
-};
-
 // Stores a warp's 16 rows of W by kTokens tokens. In a lane, sums come as rows (its two) by pairs
 // of tokens; transposing 8x8 matrices gives it pairs of outputs of one token, two neighbouring ones
 // when not gated, so that four lanes write a sector of 32 bytes.
 template <typename T, typename Shape>
 class OutputTile {
  public:
-  static constexpr int kEights = Shape::kSums / 4;  // of tokens
-
   __device__ __forceinline__ OutputTile(const PackedGemmParams& p, const PackedItem& item,
                                         int thread)
       : p_(p),
         lane_(thread % kWarp),
         first_((int64_t{item.row_tile} * Shape::kOwnerWarps + thread / kWarp) * (p.gated ? 8 : 16)),
-        token_(int64_t{item.token_tile} * Shape::kTokens),
-        wide_row_(first_ + (p.gated ? lane_ / 4 : lane_ / 8 * 4 + lane_ / 4 % 2)),
-        row_(first_ + lane_ % 4 * (p.gated ? 2 : 4)),
-        bias0_(Bias(wide_row_)),
-        bias1_(Bias(wide_row_ + 2)) {}
+        token_(int64_t{item.token_tile} * Shape::kTokens) {}
+
+  __device__ __forceinline__ void Store(float (&d)[Shape::kSums]) const {
+    if (p_.gated)
+      StoreGated(d);
+    else
+      StorePlain(d);
+  }
+
+ private:
+  __device__ __forceinline__ void StoreGated(const float (&d)[Shape::kSums]) const {
+    const int64_t wide_row = first_ + lane_ / 4, row = first_ + lane_ % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < Shape::kSums / 4; ++j) {
+      const float v0 = Silu(d[j * 4]) * d[j * 4 + 2], v1 = Silu(d[j * 4 + 1]) * d[j * 4 + 3];
+      if (p_.f32) {
+        StoreWide(wide_row, token_ + j * 8 + lane_ % 4 * 2, v0);
+        StoreWide(wide_row, token_ + j * 8 + lane_ % 4 * 2 + 1, v1);
+        continue;
+      }
+      const uint32_t pair = TransposeMatrix(PackHalves<T>(v0, v1));
+      const int64_t token = token_ + j * 8 + lane_ / 4;
+      if (token < p_.t && row < p_.n)
+        *reinterpret_cast<uint32_t*>(static_cast<T*>(p_.y) + token * p_.n + row) = pair;
+    }
+  }
 
   // Residuals are read ahead of stores, as many as registers allow: the compiler does not move them
   // there, since y may be the residual. A lane reads what it stores, in that order.
-  __device__ __forceinline__ void Store(const float (&d)[Shape::kSums]) const {
-    constexpr int kAhead = std::min(kEights, 8);
+  __device__ __forceinline__ void StorePlain(float (&d)[Shape::kSums]) const {
+    constexpr int kEights = Shape::kSums / 4, kAhead = std::min(kEights, 8);
+    const int i = lane_ / 4;
+    const int64_t wide_row = first_ + i / 2 * 4 + i % 2, row = first_ + lane_ % 4 * 4;
+    const float bias0 = Bias(wide_row), bias1 = Bias(wide_row + 2);
 #pragma unroll
     for (int first = 0; first < kEights; first += kAhead) {
-      uint2 residual[kAhead];
+      uint2 residual[kAhead] = {};
+      if (p_.residual != nullptr) {
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) residual[j] = Residual(first + j);
+        for (int j = 0; j < kAhead; ++j) residual[j] = Residual(token_ + (first + j) * 8 + i, row);
+      }
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
-        const float* const v = d + (first + j) * 4;
-        StoreEight(first + j, make_float4(v[0], v[1], v[2], v[3]), residual[j]);
+        const float* const sums = d + (first + j) * 4;
+        StoreEight(token_ + (first + j) * 8, row, wide_row,
+                   {sums[0] + bias0, sums[1] + bias0, sums[2] + bias1, sums[3] + bias1},
+                   residual[j]);
       }
     }
   }
 
-  // What is added to the lane's outputs of eight i, as it lies in memory: four outputs of a token.
-  __device__ __forceinline__ uint2 Residual(int i) const {
-    const int64_t token = token_ + i * 8 + lane_ / 4;
-    if (p_.residual == nullptr || token >= p_.t || row_ >= p_.n) return {};
-    return *reinterpret_cast<const uint2*>(static_cast<const T*>(p_.residual) + token * p_.n +
-                                           row_);
-  }
-
-  // The lane's sums of eight i. Whole warps.
-  __device__ __forceinline__ void StoreEight(int i, const float4& v, const uint2& residual) const {
-    if (p_.gated)
-      StoreGated(token_ + i * 8, Silu(v.x) * v.z, Silu(v.y) * v.w);
-    else
-      StorePlain(token_ + i * 8, v, residual);
-  }
-
- private:
-  __device__ __forceinline__ void StoreGated(int64_t tokens, float v0, float v1) const {
-    if (p_.f32) {
-      StoreWide(wide_row_, tokens + lane_ % 4 * 2, v0);
-      StoreWide(wide_row_, tokens + lane_ % 4 * 2 + 1, v1);
-      return;
-    }
-    const uint32_t pair = TransposeMatrix(PackHalves<T>(v0, v1));
-    const int64_t token = tokens + lane_ / 4;
-    if (token < p_.t && row_ < p_.n)
-      *reinterpret_cast<uint32_t*>(static_cast<T*>(p_.y) + token * p_.n + row_) = pair;
-  }
-
-  __device__ __forceinline__ void StorePlain(int64_t tokens, float4 v,
-                                             const uint2& residual) const {
-    v.x += bias0_;
-    v.y += bias0_;
-    v.z += bias1_;
-    v.w += bias1_;
+  // The lane's sums of eight tokens: of output wide_row and the second one on, tokens lane % 4 * 2
+  // and the next.
+  __device__ __forceinline__ void StoreEight(int64_t tokens, int64_t row, int64_t wide_row,
+                                             float4 v, const uint2& residual) const {
     if (p_.residual != nullptr) {
       const float2 low = UnpackHalves<T>(TransposeMatrix(residual.x));
       const float2 high = UnpackHalves<T>(TransposeMatrix(residual.y));
@@ -238,18 +197,24 @@ class OutputTile {
     }
     if (p_.f32) {
       const int64_t pair = tokens + lane_ % 4 * 2;
-      StoreWide(wide_row_, pair, v.x);
-      StoreWide(wide_row_, pair + 1, v.y);
-      StoreWide(wide_row_ + 2, pair, v.z);
-      StoreWide(wide_row_ + 2, pair + 1, v.w);
+      StoreWide(wide_row, pair, v.x);
+      StoreWide(wide_row, pair + 1, v.y);
+      StoreWide(wide_row + 2, pair, v.z);
+      StoreWide(wide_row + 2, pair + 1, v.w);
       return;
     }
     uint2 four;
     four.x = TransposeMatrix(PackHalves<T>(v.x, v.y));
     four.y = TransposeMatrix(PackHalves<T>(v.z, v.w));
     const int64_t token = tokens + lane_ / 4;
-    if (token < p_.t && row_ < p_.n)
-      *reinterpret_cast<uint2*>(static_cast<T*>(p_.y) + token * p_.n + row_) = four;
+    if (token < p_.t && row < p_.n)
+      *reinterpret_cast<uint2*>(static_cast<T*>(p_.y) + token * p_.n + row) = four;
+  }
+
+  // Of four outputs of a token.
+  __device__ __forceinline__ uint2 Residual(int64_t token, int64_t row) const {
+    if (token >= p_.t || row >= p_.n) return {};
+    return *reinterpret_cast<const uint2*>(static_cast<const T*>(p_.residual) + token * p_.n + row);
   }
 
   __device__ __forceinline__ float Bias(int64_t row) const {
@@ -263,10 +228,6 @@ class OutputTile {
   const PackedGemmParams& p_;
   const int lane_;
   const int64_t first_, token_;
-  // Of the lane's sums, the output (plain: and the second one on); of its transposed pieces, the
-  // first output.
-  const int64_t wide_row_, row_;
-  const float bias0_, bias1_;
 };
 
 }  // namespace tessera

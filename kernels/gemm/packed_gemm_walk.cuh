@@ -25,9 +25,8 @@ struct PackedGemmParams {
   int64_t t, n;  // outputs
 
   int row_tiles, token_tiles, stages, shared_tiles, shared_blocks;  // products fit in 32 bits
-  int cluster;     // blocks that share a tile and add up in shared memory; 1: in partial
-  float* partial;  // [shared_blocks] tiles
-  int flag_slot;   // whose flags say that partial sums are there
+  float* partial;                                                   // [shared_blocks] tiles
+  int flag_slot;  // whose flags say that partial sums are there
 };
 
 // A run of stages of one tile. It owns the tile's outputs when it starts at stage 0.
