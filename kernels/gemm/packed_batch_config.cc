@@ -15,7 +15,7 @@ constexpr int64_t kBarrierBytes = kPackedBatchBarrierBytes * kMostStages;
 int Int(int64_t v) { return static_cast<int>(v); }
 
 // Many strips share x, and sums of few warps meet; few make enough tiles to go round. Of the
-// numbers timed by packed_gemm_bench batch (H200, 2026-11-21), within 5 % of the best.
+// numbers timed by packed_gemm_bench batch (H200, 2026-11-22), within 5 % of the best.
 int StripsOfTile(int64_t strips) {
   constexpr int64_t kLeastTiles = 50;
   constexpr int kMost = 8;
@@ -43,7 +43,7 @@ int Blocks(const PackedBatchPlan& plan, int64_t sm_count) {
 
 bool PackedBatchServes(const PackedGemvProblem& p) {
   // Elements of x up to which the few-row kernel is faster (packed_gemm_bench rows and batch, H200,
-  // 2026-11-21).
+  // 2026-11-22).
   constexpr int64_t kFewX = 16 * 1024;
   return p.t > 1 && p.t <= kPackedBatchRows && p.n > 0 && p.k > 0 && !p.ragged &&
          p.n % kPackedTileRows == 0 && p.k % kPackedBatchPanel == 0 &&
