@@ -11,10 +11,9 @@
 
 namespace tessera {
 
-inline constexpr int kPackedBatchRows = 16;   // of x
-inline constexpr int kPackedBatchWarps = 16;  // that multiply
-inline constexpr int kPackedBatchHelpers =
-    4;  // that load and sum x, one beside every four of those
+inline constexpr int kPackedBatchRows = 16;     // of x
+inline constexpr int kPackedBatchWarps = 16;    // that multiply
+inline constexpr int kPackedBatchHelpers = 4;   // a warpgroup, of which two load
 inline constexpr int kPackedBatchBlocks = 256;  // at most
 inline constexpr int kPackedBatchThreads = (kPackedBatchWarps + kPackedBatchHelpers) * 32;
 
