@@ -11,11 +11,12 @@
 // SHAPE in their name. Bytes are those of values, scales and zeros.
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
+#include <iterator>
 #include <string>
 #include <vector>
 
 #include <absl/strings/match.h>
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
 
@@ -119,7 +120,8 @@ absl::Status TimePacked(const Bench& b, const ModelShape& s, const Format& f, in
   return absl::OkStatus();
 }
 
-// The batch kernel by every number of strips of a block, or `only`, without the norm.
+// The batch kernel without the norm: by every number of strips of a block, with a block for each
+// multiprocessor and with as many for each tile; or by `only` strips, as planned.
 absl::Status TimeBatch(const Bench& b, const ModelShape& s, const Format& f, int64_t t,
                        int only = 0) {
   if (!b.Wanted(s.name)) return absl::OkStatus();
@@ -133,15 +135,16 @@ absl::Status TimeBatch(const Bench& b, const ModelShape& s, const Format& f, int
     return a;
   };
   const PackedGemvProblem problem = PackedGemvProblemOf(args(0));
-  for (int strips : {1, 2, 4, 8, 16})
-    for (bool whole : {false, true}) {
-      if (only > 0 && (strips != only || whole)) continue;
-      PackedBatchPlan plan = PlanPackedBatch(gpu, problem, strips);
-      if (whole) {
-        if (plan.tiles >= gpu.sm_count) continue;
-        plan = PlanPackedBatch(gpu, problem, strips,
-                               plan.tiles * std::min(gpu.sm_count / plan.tiles, plan.rounds));
-      }
+  for (const int strips : {1, 2, 4, 8, 16}) {
+    if (only > 0 && strips != only) continue;
+    const PackedBatchPlan planned = PlanPackedBatch(gpu, problem, strips);
+    const int all = std::min(gpu.sm_count, planned.tiles * planned.rounds);
+    const int parts = std::min(gpu.sm_count / planned.tiles, planned.rounds);
+    std::vector<int> counts = {only > 0 ? planned.blocks : all};
+    if (only == 0 && parts > 0 && parts * planned.tiles != all)
+      counts.push_back(parts * planned.tiles);
+    for (const int blocks : counts) {
+      const PackedBatchPlan plan = PlanPackedBatch(gpu, problem, strips, blocks);
       ASSIGN_OR_RETURN(const Timing timing, TimeLaunches(b.gpu, buffers, [&](int i) {
                          const LinearArgs a = args(i);
                          return LaunchPackedBatch(a, plan, SplitLinearWorkspace(a),
@@ -156,6 +159,7 @@ absl::Status TimeBatch(const Bench& b, const ModelShape& s, const Format& f, int
                         .flops = 2. * static_cast<double>(t * s.rows() * s.k),
                         .timing = timing});
     }
+  }
   return absl::OkStatus();
 }
 
@@ -222,6 +226,23 @@ absl::Status TimeChain(const Bench& b, const std::string& model, int layers, con
   return absl::OkStatus();
 }
 
+// "one:SHAPE:BITS:T:STRIPS", for profilers.
+absl::Status TimeOne(const Bench& b, const std::string& group) {
+  const std::vector<std::string> part = absl::StrSplit(group, ':');
+  int bits = 0, t = 0, strips = 0;
+  const bool numbers = part.size() == 5 && absl::SimpleAtoi(part[2], &bits) &&
+                       absl::SimpleAtoi(part[3], &t) && absl::SimpleAtoi(part[4], &strips);
+  const bool known = numbers && (bits == 4 || bits == 8) && t >= 2 && t <= kPackedBatchRows &&
+                     (strips & (strips - 1)) == 0 && strips > 0 && strips <= kPackedBatchWarps &&
+                     std::any_of(std::begin(kModelShapes), std::end(kModelShapes),
+                                 [&](const ModelShape& s) { return s.name == part[1]; });
+  if (!known)
+    return absl::InvalidArgumentError(absl::StrCat(
+        group, ": not one:SHAPE:BITS:T:STRIPS of a shape in model_shapes.h, 4 or 8 bits, t = 2 to ",
+        kPackedBatchRows, " and 1, 2, 4, 8 or 16 strips"));
+  return TimeBatch(b, ShapeNamed(part[1]), {.bits = bits}, t, strips);
+}
+
 absl::Status RunGroup(const Bench& b, const std::string& group) {
   if (group == "m1") {
     for (const ModelShape& s : kModelShapes) {
@@ -245,10 +266,8 @@ absl::Status RunGroup(const Bench& b, const std::string& group) {
       for (const int64_t t : {8, 16})
         for (const int bits : {4, 8})
           RETURN_IF_ERROR(TimeBatch(b, ShapeNamed(name), {.bits = bits}, t));
-  } else if (absl::StartsWith(group, "one:")) {  // MATRIX:BITS:T:STRIPS, for profilers
-    const std::vector<std::string> part = absl::StrSplit(group, ':');
-    RETURN_IF_ERROR(TimeBatch(b, ShapeNamed(part[1]), {.bits = std::atoi(part[2].c_str())},
-                              std::atoi(part[3].c_str()), std::atoi(part[4].c_str())));
+  } else if (absl::StartsWith(group, "one:")) {
+    RETURN_IF_ERROR(TimeOne(b, group));
   } else if (group == "formats") {
     for (const char* name : {"7b.qkv", "7b.down", "72b.gate_up"})
       for (const int bits : {4, 8}) {

@@ -58,13 +58,17 @@ inline absl::Status MapTensor(const char* what, const TensorMapShape& s, CUtenso
                                           static_cast<int>(result)));
 }
 
+// Of kBf16 or kF16.
+inline CUtensorMapDataType MapType(DType dtype) {
+  return dtype == DType::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+}
+
 // Maps [rows, columns] of `dtype` (kBf16 or kF16), columns a multiple of 8, in boxes of one panel
 // of 64 columns, written to shared memory with the 128-byte swizzle of wgmma.cuh.
 inline absl::Status MapPanels(const char* what, const void* base, int64_t rows, int64_t columns,
                               int box_rows, DType dtype, CUtensorMap* map) {
   return MapTensor(what,
-                   {.type = dtype == DType::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                  : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                   {.type = MapType(dtype),
                     .base = base,
                     .rows = rows,
                     .columns = columns,

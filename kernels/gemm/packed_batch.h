@@ -33,7 +33,7 @@ struct PackedBatchPlan {
   int tiles = 0, blocks = 0;
   int stages = 0, stage_bytes = 0;                      // of the block's ring
   int x_offset = 0, scale_offset = 0, zero_offset = 0;  // in a stage
-  uint32_t chunks_a_group = 1, group_magic = 0;
+  PackedGroups groups;
   int64_t shared_bytes = 0, scratch_bytes = 0;
 };
 

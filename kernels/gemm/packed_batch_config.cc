@@ -70,9 +70,7 @@ PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedGemvProblem& p, 
   plan.zero_offset = plan.scale_offset + Int(kWarps * kTilesOfStrip * 16);
   plan.stage_bytes =
       Int(AlignUp(plan.zero_offset + (p.zeros ? kWarps * kTilesOfStrip * 8 : 0), 1024));
-  const PackedGroups groups = PackedGroupsOf(p, chunks);
-  plan.chunks_a_group = groups.chunks_a_group;
-  plan.group_magic = groups.magic;
+  plan.groups = PackedGroupsOf(p, chunks);
 
   const int64_t strip_sums = kStripRows * plan.tokens * 4;
   const int64_t behind = (kWarps - plan.strips) * strip_sums + kBarrierBytes;

@@ -94,7 +94,7 @@ class ScaleLoader {
     for (int i = 0; i < kPieces; ++i) {
       const int piece = LaneIndex() + i * kWarp;
       const auto chunk = static_cast<uint32_t>(first_chunk + piece % plan.depth);
-      const uint32_t of = plan.chunks_a_group == 1 ? chunk : __umulhi(chunk, plan.group_magic);
+      const uint32_t of = GroupOfChunk(plan.groups, chunk);
       const auto group = static_cast<int64_t>(min(of, static_cast<uint32_t>(w.groups) - 1));
       CopyAsync16(ring.Stage() + plan.scale_offset + piece * 16, scales_[i] + group * w.n * 2,
                   true);

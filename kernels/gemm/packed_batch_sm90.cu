@@ -78,8 +78,7 @@ absl::Status Launch(const Params& p, cudaStream_t stream) {
                              .box_depth = plan.strips * (a.gated ? 2 : 4)},
                             &weights));
   RETURN_IF_ERROR(MapTensor("packed_batch",
-                            {.type = a.dtype == DType::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                             : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                            {.type = MapType(a.dtype),
                              .base = a.x,
                              .rows = a.t,
                              .columns = kPanel,

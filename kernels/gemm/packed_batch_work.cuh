@@ -12,6 +12,7 @@
 namespace tessera {
 namespace packed_batch {
 
+using packed_gemv::GroupOfChunk;
 using packed_gemv::kTileBytes;
 using packed_gemv::kTileRows;
 using packed_gemv::LaneIndex;

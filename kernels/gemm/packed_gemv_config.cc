@@ -113,9 +113,7 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.strips = Int(CeilDiv(tiles, plan.strip_tiles));
   plan.rounds = Int(CeilDiv(plan.chunks, kPackedGemvWarps));
   SetStage(plan, p);
-  const PackedGroups groups = PackedGroupsOf(p, plan.chunks);
-  plan.chunks_a_group = groups.chunks_a_group;
-  plan.group_magic = groups.magic;
+  plan.groups = PackedGroupsOf(p, plan.chunks);
   plan.x_places = plan.chunks;
   if (p.joined && plan.strips == 1)
     plan.x_places = std::min(plan.chunks, kPackedXTogether * kPackedGemvWarps);

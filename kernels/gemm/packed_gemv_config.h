@@ -49,8 +49,8 @@ PackedGemvProblem PackedGemvProblemOf(const LinearArgs& args);
 // How many steps of 16 k share a row of scales: a whole block of 64 bytes, two, or one.
 enum class PackedSegment { kBlock, kTwoSteps, kStep };
 
-// chunk / chunks_a_group, by multiplication: __umulhi(chunk, magic), or the chunk itself where
-// chunks_a_group is 1.
+// chunk / chunks_a_group, by multiplication: the upper half of chunk * magic, or the chunk itself
+// where chunks_a_group is 1 (GroupOfChunk() in packed_gemv_work.cuh).
 struct PackedGroups {
   uint32_t chunks_a_group = 1, magic = 0;
 };
@@ -80,14 +80,14 @@ struct PackedGemvPlan {
   int stages = 0;                          // of the block's ring
   int early_stages = 0;                    // that load before x is asked for
   int stage_bytes = 0;
-  int chunk_rows = 1;                            // rows of scales and zeros of a chunk that differ
-  int scale_offset = 0, zero_offset = 0;         // in a stage
-  uint32_t chunks_a_group = 1, group_magic = 0;  // chunk / chunks_a_group, by multiplication
-  int x_places = 0;                              // chunks of x kept at once
-  int x_bytes = 0, x_unit_bytes = 0;             // of x in shared memory
-  int norm_bytes = 0;                            // of the norm's weight there
-  int sum_slots = 1, sum_slot_bytes = 0;         // for sums of strips
-  int64_t shared_bytes = 0;                      // more than the GPU's where nothing fits
+  int chunk_rows = 1;                     // rows of scales and zeros of a chunk that differ
+  int scale_offset = 0, zero_offset = 0;  // in a stage
+  PackedGroups groups;
+  int x_places = 0;                       // chunks of x kept at once
+  int x_bytes = 0, x_unit_bytes = 0;      // of x in shared memory
+  int norm_bytes = 0;                     // of the norm's weight there
+  int sum_slots = 1, sum_slot_bytes = 0;  // for sums of strips
+  int64_t shared_bytes = 0;               // more than the GPU's where nothing fits
 };
 
 // Shared memory that the forms that take a whole multiprocessor leave, where they have stages

@@ -69,8 +69,7 @@ class ScaleCopier {
   __device__ __forceinline__ int Group(int chunk, int row) const {
     int group;
     if constexpr (kSegment == PackedSegment::kBlock) {
-      group = static_cast<int>(
-          p_.plan.chunks_a_group == 1 ? chunk + row : __umulhi(chunk + row, p_.plan.group_magic));
+      group = static_cast<int>(GroupOfChunk(p_.plan.groups, chunk + row));
     } else {
       group = chunk * p_.plan.chunk_rows + row;
       if (kSegment == PackedSegment::kStep)

@@ -24,6 +24,10 @@ struct Params {
   PackedGemvPlan plan;
 };
 
+__device__ __forceinline__ uint32_t GroupOfChunk(const PackedGroups& groups, uint32_t chunk) {
+  return groups.chunks_a_group == 1 ? chunk : __umulhi(chunk, groups.magic);
+}
+
 // What a block computes: tiles of outputs [first, last).
 struct BlockWork {
   __device__ explicit BlockWork(const PackedGemvPlan& plan) {

@@ -76,9 +76,9 @@ TEST(PackedBatch, GroupOfAChunkByMultiplication) {
       problem.group = group;
       const PackedBatchPlan plan = PlanPackedBatch(kH200, problem);
       for (uint32_t chunk = 0; chunk < static_cast<uint32_t>(plan.chunks); ++chunk) {
-        const uint32_t by = plan.chunks_a_group == 1
+        const uint32_t by = plan.groups.chunks_a_group == 1
                                 ? chunk
-                                : static_cast<uint32_t>(uint64_t{chunk} * plan.group_magic >> 32);
+                                : static_cast<uint32_t>(uint64_t{chunk} * plan.groups.magic >> 32);
         ASSERT_EQ(by, chunk / (group * bits / 512)) << "chunk " << chunk << " group " << group;
       }
     }

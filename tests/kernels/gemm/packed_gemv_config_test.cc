@@ -115,9 +115,9 @@ TEST(PlanPackedGemv, GroupOfAChunkByMultiplication) {
     for (const int64_t k : {3584, 18944, 29568}) {
       const PackedGemvPlan plan = PlanPackedGemv(kH200, {.t = 1, .n = 64, .k = k, .group = group});
       for (uint32_t chunk = 0; chunk < static_cast<uint32_t>(plan.chunks); ++chunk) {
-        const uint32_t by = plan.chunks_a_group == 1
+        const uint32_t by = plan.groups.chunks_a_group == 1
                                 ? chunk
-                                : static_cast<uint32_t>(uint64_t{chunk} * plan.group_magic >> 32);
+                                : static_cast<uint32_t>(uint64_t{chunk} * plan.groups.magic >> 32);
         ASSERT_EQ(by, chunk / (group / 128)) << "chunk " << chunk << " group " << group;
       }
     }
@@ -133,7 +133,7 @@ TEST(PlanPackedGemv, OneGroupOfAllKIsOneRowOfScales) {
         EXPECT_EQ(plan.segment, PackedSegment::kBlock) << "k " << k << " group " << group;
         EXPECT_EQ(plan.chunk_rows, 1);
         const bool all_of_row_0 =
-            plan.chunks == 1 || plan.chunks_a_group >= static_cast<uint32_t>(plan.chunks);
+            plan.chunks == 1 || plan.groups.chunks_a_group >= static_cast<uint32_t>(plan.chunks);
         EXPECT_TRUE(all_of_row_0) << "k " << k << " group " << group << " bits " << bits;
       }
 }
