@@ -77,6 +77,10 @@ class PackedConsumer {
  private:
   static constexpr int kBatch = Shape::kBatch;
   static constexpr int kBatches = Shape::kSteps / kBatch;
+  static constexpr Unpacked kUnpacked =
+      Shape::kScaledSums ? Shape::kZeros ? Unpacked::kIntegers : Unpacked::kMiddleIntegers
+      : Shape::kZeros    ? Unpacked::kWeights
+                         : Unpacked::kMiddleWeights;
 
   // From the sums of an item to outputs, or partial sums.
   __device__ __forceinline__ void Finish(const PackedItem& item) {
@@ -192,8 +196,8 @@ class PackedConsumer {
       }
       if constexpr (kStep * Shape::kSlots % Shape::kSteps == 0)
         SetScales(kStep * p_.slots / Shape::kSteps);
-      UnpackStep<kStep, Shape::kScaledSums ? Unpacked::kIntegers : Unpacked::kWeights>(
-          rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]), a_[kFirst / kBatch % 2][kIndex]);
+      UnpackStep<kStep, kUnpacked>(rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]),
+                                   a_[kFirst / kBatch % 2][kIndex]);
       UnpackBatch<kFirst, kIndex + 1>();
     }
   }
@@ -379,9 +383,14 @@ template <typename T, int kBits, PackedTile kTile>
 absl::Status LaunchTile(const LinearArgs& a, const PackedGemmPlan& plan,
                         const PackedScratch& scratch, cudaStream_t stream) {
   const int slots = GroupsInStage(a.packed);
-  if (slots == 1) return LaunchShapeOf<T, PackedShape<kBits, 1, kTile>>(a, plan, scratch, stream);
-  if (slots <= 4) return LaunchShapeOf<T, PackedShape<kBits, 4, kTile>>(a, plan, scratch, stream);
-  return LaunchShapeOf<T, PackedShape<kBits, 8, kTile>>(a, plan, scratch, stream);
+  // What 8 bits save where all zeros are the same; 4 bits subtract them in any case.
+  if (slots == 1 && kBits == 8 && a.packed.zeros == nullptr)
+    return LaunchShapeOf<T, PackedShape<kBits, 1, kBits == 4, kTile>>(a, plan, scratch, stream);
+  if (slots == 1)
+    return LaunchShapeOf<T, PackedShape<kBits, 1, true, kTile>>(a, plan, scratch, stream);
+  if (slots <= 4)
+    return LaunchShapeOf<T, PackedShape<kBits, 4, true, kTile>>(a, plan, scratch, stream);
+  return LaunchShapeOf<T, PackedShape<kBits, 8, true, kTile>>(a, plan, scratch, stream);
 }
 
 template <typename T, int kBits, size_t... kIndices>

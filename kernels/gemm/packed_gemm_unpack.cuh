@@ -86,9 +86,9 @@ class RowUnpacker<__nv_bfloat16, kBits> {
     }
   }
   // Of the pair at kField of a word: the weights.
-  template <int kField>
+  template <int kField, bool kMiddle = false>
   __device__ __forceinline__ uint32_t Weights(uint32_t word) const {
-    const uint32_t q = Integers<kField>(word);
+    const uint32_t q = Integers<kField, kMiddle>(word);
     return MultiplyAddHalves<__nv_bfloat16>(q, UpperTwice(scale_),
                                             MultiplyHalves<__nv_bfloat16>(q, LowerTwice(scale_)));
   }
@@ -121,9 +121,9 @@ class RowUnpacker<__half, kBits> {
     zero_ = zero * 0x00010001u + 0x64006400u;        // 1024 + zero
     minus_high_ = zero * 0x00100010u + 0xd400d400u;  // -(64 + zero)
   }
-  template <int kField>
+  template <int kField, bool kMiddle = false>
   __device__ __forceinline__ uint32_t Weights(uint32_t word) const {
-    return MultiplyHalves<__half>(Integers<kField>(word), scale_);
+    return MultiplyHalves<__half>(Integers<kField, kMiddle>(word), scale_);
   }
   template <int kField, bool kMiddle = false>
   __device__ __forceinline__ uint32_t Integers(uint32_t word) const {
@@ -148,6 +148,7 @@ class RowUnpacker<__half, kBits> {
 // What a step's operand holds.
 enum class Unpacked {
   kWeights,
+  kMiddleWeights,   // every zero being 2^(kBits - 1)
   kIntegers,        // q - zero
   kMiddleIntegers,  // that, every zero being 2^(kBits - 1)
 };
@@ -160,11 +161,12 @@ __device__ __forceinline__ void UnpackStep(const RowUnpacker<T, kBits> (&rows)[2
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const uint32_t word = half == 0 ? word0 : word1;
-    if constexpr (kWhat == Unpacked::kWeights) {
-      a[half] = rows[half].template Weights<kField>(word);
-      a[2 + half] = rows[half].template Weights<kField + 1>(word);
+    constexpr bool kMiddle =
+        kWhat == Unpacked::kMiddleIntegers || kWhat == Unpacked::kMiddleWeights;
+    if constexpr (kWhat == Unpacked::kWeights || kWhat == Unpacked::kMiddleWeights) {
+      a[half] = rows[half].template Weights<kField, kMiddle>(word);
+      a[2 + half] = rows[half].template Weights<kField + 1, kMiddle>(word);
     } else {
-      constexpr bool kMiddle = kWhat == Unpacked::kMiddleIntegers;
       a[half] = rows[half].template Integers<kField, kMiddle>(word);
       a[2 + half] = rows[half].template Integers<kField + 1, kMiddle>(word);
     }
