@@ -26,7 +26,7 @@ constexpr int64_t kWordBytes = 4;  // of an element of the weights' map
 // warpgroup has 64 rows of W and every kDepthGroups-th stage. A stage has up to kSlots groups of k.
 template <int kBitsOf, int kSlotsOf, bool kZerosOf, PackedTile kTile>
 struct PackedShape {
-  static constexpr bool kZeros = kZerosOf;  // others than 2^(bits - 1)
+  static constexpr bool kZeros = kZerosOf;  // may be others than 2^(bits - 1)
   static constexpr int kBits = kBitsOf, kSlots = kSlotsOf, kTokens = kTile.tokens;
   static constexpr int kRows = kTile.rows;
   static constexpr int kRowGroups = kRows / 64, kDepthGroups = kMaxGroups / kRowGroups;

@@ -209,10 +209,14 @@ class PackedConsumer {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint16_t scale = LoadShared2(scales + half * RowsOn<Shape>(p_.gated) * 2);
-      uint32_t zero = LoadShared1(zeros + half * zeros_on_);
-      if constexpr (Shape::kBits == 4) zero = zero >> (row_ % 2 * 4) & 15u;
+      uint32_t zero = 1u << (Shape::kBits - 1);
+      if constexpr (Shape::kZeros) {
+        uint32_t own = LoadShared1(zeros + half * zeros_on_);
+        if constexpr (Shape::kBits == 4) own = own >> (row_ % 2 * 4) & 15u;
+        if (p_.zeros != nullptr) zero = own;
+      }
       if constexpr (Shape::kScaledSums) next_scales_[half] = __half2float(__ushort_as_half(scale));
-      rows_[half].Set(scale, p_.zeros != nullptr ? zero : 1u << (Shape::kBits - 1));
+      rows_[half].Set(scale, zero);
     }
   }
 
@@ -383,9 +387,8 @@ template <typename T, int kBits, PackedTile kTile>
 absl::Status LaunchTile(const LinearArgs& a, const PackedGemmPlan& plan,
                         const PackedScratch& scratch, cudaStream_t stream) {
   const int slots = GroupsInStage(a.packed);
-  // What 8 bits save where all zeros are the same; 4 bits subtract them in any case.
-  if (slots == 1 && kBits == 8 && a.packed.zeros == nullptr)
-    return LaunchShapeOf<T, PackedShape<kBits, 1, kBits == 4, kTile>>(a, plan, scratch, stream);
+  if (slots == 1 && a.packed.zeros == nullptr)
+    return LaunchShapeOf<T, PackedShape<kBits, 1, false, kTile>>(a, plan, scratch, stream);
   if (slots == 1)
     return LaunchShapeOf<T, PackedShape<kBits, 1, true, kTile>>(a, plan, scratch, stream);
   if (slots <= 4)
