@@ -3,6 +3,7 @@
 #include <memory>
 #include <vector>
 
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include "kernels/gemm/packed_batch.h"
@@ -172,6 +173,39 @@ TEST_F(PackedBatchGpu, OverlappedLaunchesRepeatBitForBit) {
     for (size_t i = 0; i < layers.size(); ++i)
       ASSERT_EQ(layers[i]->Read(), expected[i]) << "run " << run << " shape " << i;
   }
+}
+
+// Two streams with a workspace each, one of them replaying a graph. Tiles are shared.
+TEST_F(PackedBatchGpu, StreamsAndGraphsDoNotMeet) {
+  const PackedInputs in = RandomPacked(
+      {.linear = {.t = 16, .n = 3584, .k = 3584, .dtype = DType::kBf16, .y_dtype = DType::kBf16}},
+      7);
+  PackedOnDevice a(gpu(), in), b(gpu(), in);
+  const PackedBatchPlan plan =
+      PlanPackedBatch(Current(), PackedGemvProblemOf(a.args()), 2, Current().sm_count);
+  ASSERT_OK(LaunchPackedBatch(a.args(), plan, a.workspace(), a.stream().cuda));
+  const std::vector<float> expected = a.Read();
+  ASSERT_OK(gpu().runtime().Zero(a.args().y, 16 * 3584 * 2, gpu().stream()));
+  ASSERT_OK(gpu().Sync());
+
+  cudaStream_t other = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t replay = nullptr;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking), cudaSuccess);
+  ASSERT_EQ(cudaStreamBeginCapture(other, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  for (int i = 0; i < 3; ++i) EXPECT_OK(LaunchPackedBatch(b.args(), plan, b.workspace(), other));
+  ASSERT_EQ(cudaStreamEndCapture(other, &graph), cudaSuccess);
+  ASSERT_EQ(cudaGraphInstantiate(&replay, graph, 0), cudaSuccess);
+  for (int i = 0; i < 10; ++i) {
+    ASSERT_EQ(cudaGraphLaunch(replay, other), cudaSuccess);
+    ASSERT_OK(LaunchPackedBatch(a.args(), plan, a.workspace(), a.stream().cuda));
+  }
+  ASSERT_EQ(cudaStreamSynchronize(other), cudaSuccess);
+  EXPECT_EQ(a.Read(), expected);
+  EXPECT_EQ(b.Read(), expected);
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(other);
 }
 
 TEST_F(PackedBatchGpu, RefusesPlansThatDoNotFit) {
