@@ -129,6 +129,24 @@ __device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap& map, int
       "l"(&map), "r"(column), "r"(row), "r"(deep), "r"(barrier), "l"(policy)
       : "memory");
 }
+// Stores the map's box at element `column` of row `row` from `from`, but for what lies beyond the
+// tensor. Stores of a thread are waited for together.
+__device__ __forceinline__ void StoreBox(const CUtensorMap& map, int column, int row,
+                                         uint32_t from) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];\n\t"
+      "cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(column), "r"(row), "r"(from)
+      : "memory");
+}
+// Until this thread's stores have read shared memory.
+__device__ __forceinline__ void WaitForStoresToRead() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+// Until they are done.
+__device__ __forceinline__ void WaitForStores() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
 // Makes writes to shared memory by ordinary stores and CopyAsync16, this thread's and those that it
 // waited for, visible to wgmma and TMA.
 __device__ __forceinline__ void FenceForAsyncReaders() {

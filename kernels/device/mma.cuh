@@ -46,6 +46,15 @@ __device__ __forceinline__ uint32_t TransposeMatrix(uint32_t in) {
   return out;
 }
 
+// Stores four 8x8 matrices of 16-bit values, transposed. Lane i holds elements i % 4 * 2 and the
+// next of rows i / 4, and the address of 16 bytes: row i % 8 of what matrix i / 8 is transposed.
+__device__ __forceinline__ void StoreMatricesTransposed(uint32_t address, const uint32_t (&m)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   address),
+               "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
+               : "memory");
+}
+
 // d += a b, accumulated in fp32.
 template <typename T>
 __device__ __forceinline__ void MultiplyAdd(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,

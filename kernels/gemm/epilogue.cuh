@@ -8,7 +8,7 @@
 
 namespace tessera {
 
-__device__ __forceinline__ float Silu(float v) { return v / (1.f + __expf(-v)); }
+__device__ __forceinline__ float Silu(float v) { return __fdividef(v, 1.f + __expf(-v)); }
 
 // What one thread adds to a sum: bias and residual of output n of row `row`.
 template <typename T>

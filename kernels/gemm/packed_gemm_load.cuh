@@ -1,5 +1,5 @@
-// The shared memory of the packed product, rings of x and of weights, and the three warps that fill
-// them: x and weights by TMA, scales and zeros by bulk copies.
+// The shared memory of the packed product: rings of x and of weights, the three warps that fill
+// them (x and weights by TMA, scales and zeros by bulk copies), and room for outputs.
 #pragma once
 
 #include <algorithm>
@@ -50,9 +50,11 @@ struct PackedShape {
   // kSlots scales and zeros of each row. Zeros of gated rows come in two runs, each from a multiple
   // of 16 bytes on.
   static constexpr int kPanelBytes = kTokens * kPanelRowBytes;
-  static constexpr int kXPanels = kTokens == 128  ? (kDepthGroups > 1 ? 8 : 6)
-                                  : kTokens == 64 ? 12
-                                                  : 16;
+  static constexpr int kXPanels = kTokens == 32                          ? 16
+                                  : kTokens == 64 && kDepthGroups > 1    ? 12
+                                  : kTokens == 64                        ? 10
+                                  : kDepthGroups > 1                     ? 8
+                                                                         : 6;
   static constexpr int kBlocks = kPackedStageK / PackedBlock(kBits);
   static constexpr int kBlockBytes = kRows * static_cast<int>(kPackedBlockBytes);
   static constexpr int kScaleSlotBytes = kRows * 2;
@@ -63,22 +65,31 @@ struct PackedShape {
   static constexpr int kStageBytes =
       static_cast<int>(AlignUp(kZerosAt + kSlots * kZeroSlotBytes, 128));
 
+  // Outputs on their way to y: a warpgroup's 64 rows by kOutTokens tokens at a time, 16 bits.
+  static constexpr int kOutTokens = kTokens < 64 ? kTokens : 64;
+  static constexpr int kOutChunks = kTokens / kOutTokens;
+  static constexpr int kOutBuffers = kRowGroups == 4 && kBits == 4 ? kOutChunks : 1;
+  static constexpr int kOutBytes = kOutTokens * kPanelRowBytes;
+
   // Sums that depth group 1 hands over at a time: 16 of each thread.
   static constexpr int kHandedSums = 16;
   static constexpr int kHandedBytes = (kDepthGroups - 1) * kOwnerThreads * kHandedSums * 4;
   static constexpr int kSharedBytes = 227 * 1024, kBarrierBytes = 512;
-  static constexpr int kStagesAt = kXPanels * kPanelBytes;
+  static constexpr int kOutAt = kXPanels * kPanelBytes;
+  static constexpr int kStagesAt = kOutAt + kRowGroups * kOutBuffers * kOutBytes;
   static constexpr int kStages =
       std::min(8, (kSharedBytes - kStagesAt - kHandedBytes - kBarrierBytes) / kStageBytes) /
       kDepthGroups * kDepthGroups;
   static constexpr int kHandedAt = kStagesAt + kStages * kStageBytes;
   static constexpr int kBarriersAt = kHandedAt + kHandedBytes;
-  static constexpr int kBytes = kBarriersAt + (kStages + kXPanels) * 16;
-  static_assert(kStages >= 3 && kDepthGroups <= 2 && kBytes <= kSharedBytes);
+  static constexpr int kBytes =
+      kBarriersAt + (kStages + kXPanels + kRowGroups * kOutBuffers) * 16;
+  static_assert(kStages >= 2 && kDepthGroups <= 2 && kBytes <= kSharedBytes);
   static_assert(kDepthGroups == 1 || kXPanels % (kDepthGroups * kPanels) == 0);
 };
 
-// Barriers of panels and stages: Full for what was loaded, Free for the warps that have used it.
+// Barriers of panels and stages: Full for what was loaded, Free for the warps that have used it; of
+// outputs: Ready for the thread that moves them, Filled for the warps that write them.
 template <typename Shape>
 struct PackedShared {
   uint32_t base;
@@ -87,6 +98,9 @@ struct PackedShared {
   __device__ __forceinline__ uint32_t Stage(int i) const {
     return base + Shape::kStagesAt + i * Shape::kStageBytes;
   }
+  __device__ __forceinline__ uint32_t Outputs(int i) const {
+    return base + Shape::kOutAt + i * Shape::kOutBytes;
+  }
   __device__ __forceinline__ uint32_t Handed() const { return base + Shape::kHandedAt; }
   __device__ __forceinline__ uint32_t PanelFull(int i) const {
     return base + Shape::kBarriersAt + i * 16;
@@ -94,6 +108,8 @@ struct PackedShared {
   __device__ __forceinline__ uint32_t PanelFree(int i) const { return PanelFull(i) + 8; }
   __device__ __forceinline__ uint32_t Full(int i) const { return PanelFull(Shape::kXPanels + i); }
   __device__ __forceinline__ uint32_t Free(int i) const { return Full(i) + 8; }
+  __device__ __forceinline__ uint32_t OutputsReady(int i) const { return Full(Shape::kStages + i); }
+  __device__ __forceinline__ uint32_t OutputsFilled(int i) const { return OutputsReady(i) + 8; }
 
   __device__ __forceinline__ void InitBarriers() const {
     for (int i = 0; i < Shape::kXPanels; ++i) {
@@ -104,8 +120,36 @@ struct PackedShared {
       InitBarrier(Full(i), 2);  // blocks; scales and zeros
       InitBarrier(Free(i), Shape::kOwnerWarps);
     }
+    for (int i = 0; i < Shape::kRowGroups * Shape::kOutBuffers; ++i) {
+      InitBarrier(OutputsReady(i), 1);
+      InitBarrier(OutputsFilled(i), kWarpgroup / kWarp);
+    }
     FenceBarrierInit();
   }
+};
+
+// Where a warpgroup's chunks of outputs lie, and the parity of their barriers.
+template <typename Shape>
+class OutputPlace {
+ public:
+  explicit __device__ __forceinline__ OutputPlace(int group)
+      : first_(group * Shape::kOutBuffers) {}
+
+  // Of a chunk of the tile.
+  __device__ __forceinline__ int Buffer(int chunk) const {
+    return first_ + chunk % Shape::kOutBuffers;
+  }
+  __device__ __forceinline__ uint32_t Parity(int chunk) const {
+    return (turns_ + chunk / Shape::kOutBuffers) & 1;
+  }
+  __device__ __forceinline__ void NextTile() { turns_ += Shape::kOutChunks / Shape::kOutBuffers; }
+
+  // Outputs of a warpgroup.
+  static __device__ __forceinline__ int Outputs(bool gated) { return gated ? 32 : 64; }
+
+ private:
+  const int first_;
+  uint32_t turns_ = 0;
 };
 
 // The rows of W of a tile: one run of kRows, or gated two of kRows / 2, n apart.

@@ -28,16 +28,14 @@ namespace {
 __device__ uint32_t flags[kFlagSlots][kPackedMaxBlocks * kMaxGroups];
 
 // A lane multiplies two rows of W, lane / 4 of either half of its warp's 16. These are the first,
-// within the tile, and how far on the second is. Plain products spread rows over the halves so that
-// a lane ends up with four neighbouring outputs (packed_gemm_store.cuh); gated ones take eight gate
-// rows, then their eight up rows.
+// within the tile, and how far on the second is: gated products take eight gate rows, then their
+// eight up rows.
 __device__ __forceinline__ int FirstRow(bool gated, int thread) {
-  const int warp = thread / kWarp, i = thread % kWarp / 4;
-  return gated ? warp * 8 + i : warp * 16 + i / 2 * 4 + i % 2;
+  return thread / kWarp * (gated ? 8 : 16) + thread % kWarp / 4;
 }
 template <typename Shape>
 __device__ __forceinline__ int RowsOn(bool gated) {
-  return gated ? Shape::kRows / 2 : 2;
+  return gated ? Shape::kRows / 2 : 8;
 }
 
 // A warpgroup that multiplies 64 rows of W. Its weights go from shared memory to registers, are
@@ -51,7 +49,8 @@ class PackedConsumer {
         shared_(shared),
         thread_(static_cast<int>(threadIdx.x) % Shape::kOwnerThreads),
         depth_(static_cast<int>(threadIdx.x) / Shape::kOwnerThreads),
-        row_(FirstRow(p.gated, thread_)) {
+        row_(FirstRow(p.gated, thread_)),
+        outputs_(p, shared, thread_) {
     ring_.at = depth_;
     panel_.at = depth_ * Shape::kPanels;
   }
@@ -104,7 +103,7 @@ class PackedConsumer {
         ++end;
       partial.Add(block + 1, end, Sums());
     }
-    OutputTile<T, Shape>(p_, item, thread_).Store(Sums());
+    outputs_.Store(item, Sums());
   }
 
   // How often scales change in a stage is a constant, and releasing one no branch, since ptxas lets
@@ -268,6 +267,7 @@ class PackedConsumer {
   const PackedShared<Shape>& shared_;
   const int thread_, depth_;  // thread within the depth group
   const int row_;             // the lane's first
+  OutputTile<T, Shape> outputs_;
   int zeros_on_ = 0;          // bytes from its zero to the second's
   uint32_t stage_ = 0, tile_ = 0;
   RingPlace<Shape::kStages> ring_;
@@ -288,7 +288,9 @@ template <typename T, typename Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     PackedGemmKernel(const __grid_constant__ PackedGemmParams p,
                      const __grid_constant__ CUtensorMap x,
-                     const __grid_constant__ CUtensorMap weights) {
+                     const __grid_constant__ CUtensorMap weights,
+                     const __grid_constant__ CUtensorMap y,
+                     const __grid_constant__ CUtensorMap residual) {
   extern __shared__ __align__(1024) char memory[];
   LetNextStart();
   const PackedShared<Shape> shared{SharedAddress(memory)};
@@ -309,6 +311,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (warp == 0 && first_lane) loader.LoadInputs(x);
     if (warp == 1 && first_lane) loader.LoadWeights(weights);
     if (warp == 2) loader.LoadScales();
+    const int group = static_cast<int>(threadIdx.x) % kWarp;
+    if (warp == 3 && group < Shape::kRowGroups)
+      OutputMover<Shape>(p, shared, group).MoveAll(y, residual);
   }
 }
 
@@ -357,7 +362,7 @@ template <typename T, typename Shape>
 absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
                            const PackedScratch& scratch, cudaStream_t stream) {
   const PackedWeight& w = a.packed;
-  CUtensorMap x, weights;
+  CUtensorMap x, weights, y, residual;
   RETURN_IF_ERROR(MapPanels("packed_gemm", a.x, a.t, a.k, Shape::kTokens, a.dtype, &x));
   // A row of the map is a tile of 8 rows of W. A box lies in shared memory row of W by row of W, 64
   // bytes each.
@@ -372,6 +377,24 @@ absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
                  .box_rows = (a.gated ? Shape::kRows / 2 : Shape::kRows) / kPackedTileRows,
                  .box_columns = kPackedTileBytes / kWordBytes},
                 &weights));
+  const auto map_outputs = [&](const void* base, CUtensorMap* map) {
+    return MapTensor("packed_gemm",
+                     {.type = MapType(a.dtype),
+                      .base = base,
+                      .rows = a.t,
+                      .columns = a.n,
+                      .row_bytes = a.n * 2,
+                      .box_rows = Shape::kOutTokens,
+                      .box_columns = a.gated ? 32 : 64,
+                      .swizzle = a.gated ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B},
+                     map);
+  };
+  // fp32 outputs have no use for either.
+  y = residual = x;
+  if (a.y_dtype != DType::kF32) {
+    RETURN_IF_ERROR(map_outputs(a.y, &y));
+    if (a.residual != nullptr) RETURN_IF_ERROR(map_outputs(a.residual, &residual));
+  }
   const auto kernel = PackedGemmKernel<T, Shape>;
   RETURN_IF_CUDA_ERROR(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes),
@@ -379,7 +402,7 @@ absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
   const LaunchShape launch{dim3(static_cast<unsigned>(plan.blocks)), dim3(Shape::kThreads),
                            Shape::kBytes, stream};
   return LaunchDependent("packed_gemm launch", kernel, launch, ParamsOf(a, plan, scratch), x,
-                         weights);
+                         weights, y, residual);
 }
 
 // Stages have room for 1, 4 or 8 groups.

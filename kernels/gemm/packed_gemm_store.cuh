@@ -121,113 +121,187 @@ class PartialSums {
   const int thread_;
 };
 
-// Stores a warp's 16 rows of W by kTokens tokens. In a lane, sums come as rows (its two) by pairs
-// of tokens; transposing 8x8 matrices gives it pairs of outputs of one token, two neighbouring ones
-// when not gated, so that four lanes write a sector of 32 bytes.
-template <typename T, typename Shape>
-class OutputTile {
+// Brings a warpgroup's outputs from shared memory to y, and the residuals that they add to from
+// global memory to there, in chunks of tokens. One thread of a warp that loads, for each warpgroup
+// that has outputs: what it waits for does not keep products waiting.
+template <typename Shape>
+class OutputMover {
  public:
-  __device__ __forceinline__ OutputTile(const PackedGemmParams& p, const PackedItem& item,
-                                        int thread)
-      : p_(p),
-        lane_(thread % kWarp),
-        first_((int64_t{item.row_tile} * Shape::kOwnerWarps + thread / kWarp) * (p.gated ? 8 : 16)),
-        token_(int64_t{item.token_tile} * Shape::kTokens) {}
+  __device__ __forceinline__ OutputMover(const PackedGemmParams& p,
+                                         const PackedShared<Shape>& shared, int group)
+      : p_(p), shared_(shared), group_(group) {}
 
-  __device__ __forceinline__ void Store(float (&d)[Shape::kSums]) const {
-    if (p_.gated)
-      StoreGated(d);
-    else
-      StorePlain(d);
+  __device__ __forceinline__ void MoveAll(const CUtensorMap& y, const CUtensorMap& residual) const {
+    if (p_.f32) return;
+    WaitForPrevious();
+    OutputPlace<Shape> place(group_);
+    PackedItem item;
+    for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
+      if (item.first > 0) continue;
+      const int output =
+          (item.row_tile * Shape::kRowGroups + group_) * OutputPlace<Shape>::Outputs(p_.gated);
+      const int token = item.token_tile * Shape::kTokens;
+      const auto prepare = [&](int chunk) {
+        const int buffer = place.Buffer(chunk);
+        const uint32_t ready = shared_.OutputsReady(buffer);
+        if (p_.residual == nullptr) {
+          ArriveAt(ready);
+          return;
+        }
+        ArriveExpecting(ready, Shape::kOutBytes);
+        CopyBox(shared_.Outputs(buffer), residual, output, token + chunk * Shape::kOutTokens,
+                ready);
+      };
+      WaitForStoresToRead();
+      for (int chunk = 0; chunk < Shape::kOutBuffers; ++chunk) prepare(chunk);
+      for (int chunk = 0; chunk < Shape::kOutChunks; ++chunk) {
+        const int buffer = place.Buffer(chunk);
+        WaitAt(shared_.OutputsFilled(buffer), place.Parity(chunk));
+        StoreBox(y, output, token + chunk * Shape::kOutTokens, shared_.Outputs(buffer));
+        if (chunk + Shape::kOutBuffers < Shape::kOutChunks) {
+          WaitForStoresToRead();
+          prepare(chunk + Shape::kOutBuffers);
+        }
+      }
+      place.NextTile();
+    }
+    WaitForStores();
   }
 
  private:
-  __device__ __forceinline__ void StoreGated(const float (&d)[Shape::kSums]) const {
-    const int64_t wide_row = first_ + lane_ / 4, row = first_ + lane_ % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < Shape::kSums / 4; ++j) {
-      const float v0 = Silu(d[j * 4]) * d[j * 4 + 2], v1 = Silu(d[j * 4 + 1]) * d[j * 4 + 3];
-      if (p_.f32) {
-        StoreWide(wide_row, token_ + j * 8 + lane_ % 4 * 2, v0);
-        StoreWide(wide_row, token_ + j * 8 + lane_ % 4 * 2 + 1, v1);
-        continue;
-      }
-      const uint32_t pair = TransposeMatrix(PackHalves<T>(v0, v1));
-      const int64_t token = token_ + j * 8 + lane_ / 4;
-      if (token < p_.t && row < p_.n)
-        *reinterpret_cast<uint32_t*>(static_cast<T*>(p_.y) + token * p_.n + row) = pair;
-    }
-  }
+  const PackedGemmParams& p_;
+  const PackedShared<Shape>& shared_;
+  const int group_;
+};
 
-  // Residuals are read ahead of stores, as many as registers allow: the compiler does not move them
-  // there, since y may be the residual. A lane reads what it stores, in that order.
-  __device__ __forceinline__ void StorePlain(float (&d)[Shape::kSums]) const {
-    constexpr int kEights = Shape::kSums / 4, kAhead = std::min(kEights, 8);
-    const int i = lane_ / 4;
-    const int64_t wide_row = first_ + i / 2 * 4 + i % 2, row = first_ + lane_ % 4 * 4;
-    const float bias0 = Bias(wide_row), bias1 = Bias(wide_row + 2);
-#pragma unroll
-    for (int first = 0; first < kEights; first += kAhead) {
-      uint2 residual[kAhead] = {};
-      if (p_.residual != nullptr) {
-#pragma unroll
-        for (int j = 0; j < kAhead; ++j) residual[j] = Residual(token_ + (first + j) * 8 + i, row);
-      }
-#pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        const float* const sums = d + (first + j) * 4;
-        StoreEight(token_ + (first + j) * 8, row, wide_row,
-                   {sums[0] + bias0, sums[1] + bias0, sums[2] + bias1, sums[3] + bias1},
-                   residual[j]);
-      }
-    }
-  }
+// From a warpgroup's finished sums to its outputs. A warp has 16 rows of W by kTokens tokens: in a
+// lane, sums of row lane / 4 and of the eighth behind it, or of a gate row and its up row, for pairs
+// of tokens. 16-bit outputs are transposed on their way to shared memory.
+template <typename T, typename Shape>
+class OutputTile {
+ public:
+  __device__ __forceinline__ OutputTile(const PackedGemmParams& p,
+                                        const PackedShared<Shape>& shared, int thread)
+      : p_(p),
+        shared_(shared),
+        lane_(thread % kWarp),
+        warp_(thread / kWarp),
+        place_(thread / kWarpgroup) {}
 
-  // The lane's sums of eight tokens: of output wide_row and the second one on, tokens lane % 4 * 2
-  // and the next.
-  __device__ __forceinline__ void StoreEight(int64_t tokens, int64_t row, int64_t wide_row,
-                                             float4 v, const uint2& residual) const {
-    if (p_.residual != nullptr) {
-      const float2 low = UnpackHalves<T>(TransposeMatrix(residual.x));
-      const float2 high = UnpackHalves<T>(TransposeMatrix(residual.y));
-      v.x += low.x;
-      v.y += low.y;
-      v.z += high.x;
-      v.w += high.y;
-    }
+  __device__ __forceinline__ void Store(const PackedItem& item, float (&d)[Shape::kSums]) {
+    const int64_t row =
+        (int64_t{item.row_tile} * Shape::kOwnerWarps + warp_) * (p_.gated ? 8 : 16) + lane_ / 4;
+    if (p_.gated)
+      Gate(d);
+    else if (p_.bias != nullptr)
+      AddBias(row, d);
     if (p_.f32) {
-      const int64_t pair = tokens + lane_ % 4 * 2;
-      StoreWide(wide_row, pair, v.x);
-      StoreWide(wide_row, pair + 1, v.y);
-      StoreWide(wide_row + 2, pair, v.z);
-      StoreWide(wide_row + 2, pair + 1, v.w);
+      StoreWide(row, int64_t{item.token_tile} * Shape::kTokens + lane_ % 4 * 2, d);
       return;
     }
-    uint2 four;
-    four.x = TransposeMatrix(PackHalves<T>(v.x, v.y));
-    four.y = TransposeMatrix(PackHalves<T>(v.z, v.w));
-    const int64_t token = tokens + lane_ / 4;
-    if (token < p_.t && row < p_.n)
-      *reinterpret_cast<uint2*>(static_cast<T*>(p_.y) + token * p_.n + row) = four;
+    if (p_.gated)
+      StoreChunks<Gated>(d);
+    else
+      StoreChunks<Plain>(d);
+    place_.NextTile();
   }
 
-  // Of four outputs of a token.
-  __device__ __forceinline__ uint2 Residual(int64_t token, int64_t row) const {
-    if (token >= p_.t || row >= p_.n) return {};
-    return *reinterpret_cast<const uint2*>(static_cast<const T*>(p_.residual) + token * p_.n + row);
+ private:
+  static constexpr int kEights = Shape::kTokens / 8, kChunkEights = Shape::kOutTokens / 8;
+
+  // Of outputs in shared memory: rows of a token, in pieces of 16 bytes that lie swizzled as TMA has
+  // it. A warp writes four 8x8 matrices at a time.
+  struct Plain {
+    static constexpr int kRowBytes = 128, kAtOnce = 2;  // eights of tokens
+    static __device__ __forceinline__ uint32_t Lane(int warp, int lane) {
+      const int token = lane / 16 * 8 + lane % 8, piece = warp * 2 + lane / 8 % 2;
+      return token * kRowBytes + ((piece ^ (token & 7)) << 4);
+    }
+    static __device__ __forceinline__ void Pack(const float* d, uint32_t (&out)[4]) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[i] = PackHalves<T>(d[i * 2], d[i * 2 + 1]);
+    }
+  };
+  struct Gated {
+    static constexpr int kRowBytes = 64, kAtOnce = 4;
+    static __device__ __forceinline__ uint32_t Lane(int warp, int lane) {
+      return lane * kRowBytes + ((warp ^ (lane >> 1 & 3)) << 4);
+    }
+    static __device__ __forceinline__ void Pack(const float* d, uint32_t (&out)[4]) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[i] = PackHalves<T>(d[i * 4], d[i * 4 + 1]);
+    }
+  };
+
+  template <typename Layout>
+  __device__ __forceinline__ void StoreChunks(float (&d)[Shape::kSums]) {
+    const uint32_t on = Layout::Lane(warp_ % (kWarpgroup / kWarp), lane_);
+#pragma unroll
+    for (int chunk = 0; chunk < Shape::kOutChunks; ++chunk) {
+      const int buffer = place_.Buffer(chunk);
+      WaitAt(shared_.OutputsReady(buffer), place_.Parity(chunk));
+#pragma unroll
+      for (int i = 0; i < kChunkEights; i += Layout::kAtOnce) {
+        const uint32_t at = shared_.Outputs(buffer) + on + i * 8 * Layout::kRowBytes;
+        float* const sums = d + (chunk * kChunkEights + i) * 4;
+        if (p_.residual != nullptr) AddResidual(at, sums);
+        uint32_t packed[4];
+        Layout::Pack(sums, packed);
+        StoreMatricesTransposed(at, packed);
+      }
+      FenceForAsyncReaders();
+      __syncwarp();
+      if (lane_ == 0) ArriveAt(shared_.OutputsFilled(buffer));
+    }
   }
 
-  __device__ __forceinline__ float Bias(int64_t row) const {
-    if (p_.bias == nullptr || row >= p_.n) return 0.f;
-    return static_cast<float>(static_cast<const T*>(p_.bias)[row]);
+  // Of two eights of tokens, plain.
+  __device__ __forceinline__ void AddResidual(uint32_t at, float* sums) const {
+    uint32_t residual[4];
+    LoadMatricesTransposed(at, residual);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = UnpackHalves<T>(residual[i]);
+      sums[i * 2] += pair.x;
+      sums[i * 2 + 1] += pair.y;
+    }
   }
-  __device__ __forceinline__ void StoreWide(int64_t row, int64_t token, float v) const {
-    if (token < p_.t && row < p_.n) static_cast<float*>(p_.y)[token * p_.n + row] = v;
+
+  __device__ __forceinline__ void AddBias(int64_t row, float (&d)[Shape::kSums]) const {
+    const auto* const bias = static_cast<const T*>(p_.bias);
+    const float low = row < p_.n ? static_cast<float>(bias[row]) : 0.f;
+    const float high = row + 8 < p_.n ? static_cast<float>(bias[row + 8]) : 0.f;
+#pragma unroll
+    for (int i = 0; i < Shape::kSums; ++i) d[i] += i % 4 < 2 ? low : high;
+  }
+
+  // Gated outputs take the place of the gates.
+  static __device__ __forceinline__ void Gate(float (&d)[Shape::kSums]) {
+#pragma unroll
+    for (int i = 0; i < Shape::kSums; i += 4) {
+      d[i] = Silu(d[i]) * d[i + 2];
+      d[i + 1] = Silu(d[i + 1]) * d[i + 3];
+    }
+  }
+
+  // fp32 outputs, straight to memory.
+  __device__ __forceinline__ void StoreWide(int64_t row, int64_t first,
+                                            const float (&d)[Shape::kSums]) const {
+#pragma unroll
+    for (int i = 0; i < Shape::kSums; ++i) {
+      const int64_t token = first + i / 4 * 8 + i % 2, output = row + i % 4 / 2 * 8;
+      if ((p_.gated && i % 4 > 1) || token >= p_.t || output >= p_.n) continue;
+      float v = d[i];
+      if (p_.residual != nullptr)
+        v += static_cast<float>(static_cast<const T*>(p_.residual)[token * p_.n + output]);
+      static_cast<float*>(p_.y)[token * p_.n + output] = v;
+    }
   }
 
   const PackedGemmParams& p_;
-  const int lane_;
-  const int64_t first_, token_;
+  const PackedShared<Shape>& shared_;
+  const int lane_, warp_;
+  OutputPlace<Shape> place_;
 };
 
 }  // namespace tessera
