@@ -29,7 +29,9 @@ struct PackedShape {
   static constexpr bool kZeros = kZerosOf;  // may be others than 2^(bits - 1)
   static constexpr int kBits = kBitsOf, kSlots = kSlotsOf, kTokens = kTile.tokens;
   static constexpr int kRows = kTile.rows;
-  static constexpr int kRowGroups = kRows / 64, kDepthGroups = kMaxGroups / kRowGroups;
+  // Sums of 256 tokens leave registers for two warpgroups.
+  static constexpr int kGroups = kTokens == 256 ? 2 : kMaxGroups;
+  static constexpr int kRowGroups = kRows / 64, kDepthGroups = kGroups / kRowGroups;
   static constexpr int kSums = kTokens / 2;  // of a lane
   // Products are of q - zero; their sums over a stage are scaled in fp32.
   static constexpr bool kScaledSums = kSlots == 1 && kTokens <= kPackedScaledTokens;
@@ -37,9 +39,9 @@ struct PackedShape {
   static constexpr int kOwnerWarps = kOwnerThreads / kWarp;
   static constexpr int kConsumerThreads = kDepthGroups * kOwnerThreads;
   static constexpr int kThreads = kConsumerThreads + kWarpgroup;
-  // Registers of a thread: five warpgroups are given 96 each at launch.
-  static constexpr int kConsumerRegisters = 112, kLoaderRegisters = 32;
-  static_assert(kRowGroups * 64 == kRows && kRowGroups * kDepthGroups == kMaxGroups);
+  // Registers of a thread: five warpgroups are given 96 each at launch, three 168.
+  static constexpr int kConsumerRegisters = kGroups == 2 ? 232 : 112, kLoaderRegisters = 32;
+  static_assert(kRowGroups * 64 == kRows && kRowGroups * kDepthGroups == kGroups);
 
   static constexpr int kSteps = kPackedStageK / kPackedStep;  // of a stage
   static constexpr int kPanels = kPackedStageK / kPanelElements;
@@ -53,6 +55,7 @@ struct PackedShape {
   static constexpr int kXPanels = kTokens == 32                          ? 16
                                   : kTokens == 64 && kDepthGroups > 1    ? 12
                                   : kTokens == 64                        ? 10
+                                  : kTokens == 256                       ? 4
                                   : kDepthGroups > 1                     ? 8
                                                                          : 6;
   static constexpr int kBlocks = kPackedStageK / PackedBlock(kBits);
@@ -68,7 +71,7 @@ struct PackedShape {
   // Outputs on their way to y: a warpgroup's 64 rows by kOutTokens tokens at a time, 16 bits.
   static constexpr int kOutTokens = kTokens < 64 ? kTokens : 64;
   static constexpr int kOutChunks = kTokens / kOutTokens;
-  static constexpr int kOutBuffers = kRowGroups == 4 && kBits == 4 ? kOutChunks : 1;
+  static constexpr int kOutBuffers = kTokens == 128 && kRowGroups == 4 && kBits == 4 ? 2 : 1;
   static constexpr int kOutBytes = kOutTokens * kPanelRowBytes;
 
   // Sums that depth group 1 hands over at a time: 16 of each thread.
