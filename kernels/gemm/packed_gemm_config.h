@@ -16,12 +16,12 @@ struct PackedTile {
 };
 
 // Tiles the kernel is built for.
-inline constexpr std::array<PackedTile, 7> kPackedTiles = {
-    {{128, 32}, {256, 32}, {128, 64}, {256, 64}, {128, 128}, {256, 128}, {128, 256}}};
+inline constexpr std::array<PackedTile, 5> kPackedTiles = {
+    {{128, 32}, {256, 32}, {128, 64}, {128, 128}, {128, 256}}};
 
 // Tiles of up to so many tokens multiply q - zero, where a stage has one group, and scale its sums
 // in fp32; others multiply weights rounded to 16 bits.
-inline constexpr int kPackedScaledTokens = 64;
+inline constexpr int kPackedScaledTokens = 128;
 
 struct PackedGemmShape {
   int bits = 4;

@@ -22,26 +22,22 @@ constexpr int kWarpgroup = 128;
 constexpr int kMaxGroups = 4;      // warpgroups that multiply
 constexpr int64_t kWordBytes = 4;  // of an element of the weights' map
 
-// A block: kRowGroups x kDepthGroups warpgroups that multiply and, behind them, one that loads. A
-// warpgroup has 64 rows of W and every kDepthGroups-th stage. A stage has up to kSlots groups of k.
+// A block: kGroups warpgroups that multiply 64 rows of W each and, behind them, one that loads. A
+// stage has up to kSlots groups of k.
 template <int kBitsOf, int kSlotsOf, bool kZerosOf, PackedTile kTile>
 struct PackedShape {
   static constexpr bool kZeros = kZerosOf;  // may be others than 2^(bits - 1)
   static constexpr int kBits = kBitsOf, kSlots = kSlotsOf, kTokens = kTile.tokens;
-  static constexpr int kRows = kTile.rows;
-  // Sums of 256 tokens leave registers for two warpgroups.
-  static constexpr int kGroups = kTokens == 256 ? 2 : kMaxGroups;
-  static constexpr int kRowGroups = kRows / 64, kDepthGroups = kGroups / kRowGroups;
+  static constexpr int kRows = kTile.rows, kGroups = kRows / 64;
   static constexpr int kSums = kTokens / 2;  // of a lane
   // Products are of q - zero; their sums over a stage are scaled in fp32.
   static constexpr bool kScaledSums = kSlots == 1 && kTokens <= kPackedScaledTokens;
-  static constexpr int kOwnerThreads = kRowGroups * kWarpgroup;  // depth group 0: has the outputs
-  static constexpr int kOwnerWarps = kOwnerThreads / kWarp;
-  static constexpr int kConsumerThreads = kDepthGroups * kOwnerThreads;
+  static constexpr int kConsumerThreads = kGroups * kWarpgroup;
+  static constexpr int kConsumerWarps = kConsumerThreads / kWarp;
   static constexpr int kThreads = kConsumerThreads + kWarpgroup;
   // Registers of a thread: five warpgroups are given 96 each at launch, three 168.
   static constexpr int kConsumerRegisters = kGroups == 2 ? 232 : 112, kLoaderRegisters = 32;
-  static_assert(kRowGroups * 64 == kRows && kRowGroups * kDepthGroups == kGroups);
+  static_assert(kGroups == 2 || kGroups == kMaxGroups);
 
   static constexpr int kSteps = kPackedStageK / kPackedStep;  // of a stage
   static constexpr int kPanels = kPackedStageK / kPanelElements;
@@ -52,12 +48,8 @@ struct PackedShape {
   // kSlots scales and zeros of each row. Zeros of gated rows come in two runs, each from a multiple
   // of 16 bytes on.
   static constexpr int kPanelBytes = kTokens * kPanelRowBytes;
-  static constexpr int kXPanels = kTokens == 32                          ? 16
-                                  : kTokens == 64 && kDepthGroups > 1    ? 12
-                                  : kTokens == 64                        ? 10
-                                  : kTokens == 256                       ? 4
-                                  : kDepthGroups > 1                     ? 8
-                                                                         : 6;
+  static constexpr int kXPanels =
+      kTokens == 32 ? 16 : kTokens == 64 ? 12 : kTokens == 128 ? 8 : 4;
   static constexpr int kBlocks = kPackedStageK / PackedBlock(kBits);
   static constexpr int kBlockBytes = kRows * static_cast<int>(kPackedBlockBytes);
   static constexpr int kScaleSlotBytes = kRows * 2;
@@ -71,24 +63,17 @@ struct PackedShape {
   // Outputs on their way to y: a warpgroup's 64 rows by kOutTokens tokens at a time, 16 bits.
   static constexpr int kOutTokens = kTokens < 64 ? kTokens : 64;
   static constexpr int kOutChunks = kTokens / kOutTokens;
-  static constexpr int kOutBuffers = kTokens == 128 && kRowGroups == 4 && kBits == 4 ? 2 : 1;
+  static constexpr int kOutBuffers = std::min(kOutChunks, 2);
   static constexpr int kOutBytes = kOutTokens * kPanelRowBytes;
 
-  // Sums that depth group 1 hands over at a time: 16 of each thread.
-  static constexpr int kHandedSums = 16;
-  static constexpr int kHandedBytes = (kDepthGroups - 1) * kOwnerThreads * kHandedSums * 4;
   static constexpr int kSharedBytes = 227 * 1024, kBarrierBytes = 512;
   static constexpr int kOutAt = kXPanels * kPanelBytes;
-  static constexpr int kStagesAt = kOutAt + kRowGroups * kOutBuffers * kOutBytes;
+  static constexpr int kStagesAt = kOutAt + kGroups * kOutBuffers * kOutBytes;
   static constexpr int kStages =
-      std::min(8, (kSharedBytes - kStagesAt - kHandedBytes - kBarrierBytes) / kStageBytes) /
-      kDepthGroups * kDepthGroups;
-  static constexpr int kHandedAt = kStagesAt + kStages * kStageBytes;
-  static constexpr int kBarriersAt = kHandedAt + kHandedBytes;
-  static constexpr int kBytes =
-      kBarriersAt + (kStages + kXPanels + kRowGroups * kOutBuffers) * 16;
-  static_assert(kStages >= 2 && kDepthGroups <= 2 && kBytes <= kSharedBytes);
-  static_assert(kDepthGroups == 1 || kXPanels % (kDepthGroups * kPanels) == 0);
+      std::min(8, (kSharedBytes - kStagesAt - kBarrierBytes) / kStageBytes);
+  static constexpr int kBarriersAt = kStagesAt + kStages * kStageBytes;
+  static constexpr int kBytes = kBarriersAt + (kStages + kXPanels + kGroups * kOutBuffers) * 16;
+  static_assert(kStages >= 3 && kBytes <= kSharedBytes);
 };
 
 // Barriers of panels and stages: Full for what was loaded, Free for the warps that have used it; of
@@ -104,7 +89,6 @@ struct PackedShared {
   __device__ __forceinline__ uint32_t Outputs(int i) const {
     return base + Shape::kOutAt + i * Shape::kOutBytes;
   }
-  __device__ __forceinline__ uint32_t Handed() const { return base + Shape::kHandedAt; }
   __device__ __forceinline__ uint32_t PanelFull(int i) const {
     return base + Shape::kBarriersAt + i * 16;
   }
@@ -117,13 +101,13 @@ struct PackedShared {
   __device__ __forceinline__ void InitBarriers() const {
     for (int i = 0; i < Shape::kXPanels; ++i) {
       InitBarrier(PanelFull(i), 1);
-      InitBarrier(PanelFree(i), Shape::kOwnerWarps);
+      InitBarrier(PanelFree(i), Shape::kConsumerWarps);
     }
     for (int i = 0; i < Shape::kStages; ++i) {
       InitBarrier(Full(i), 2);  // blocks; scales and zeros
-      InitBarrier(Free(i), Shape::kOwnerWarps);
+      InitBarrier(Free(i), Shape::kConsumerWarps);
     }
-    for (int i = 0; i < Shape::kRowGroups * Shape::kOutBuffers; ++i) {
+    for (int i = 0; i < Shape::kGroups * Shape::kOutBuffers; ++i) {
       InitBarrier(OutputsReady(i), 1);
       InitBarrier(OutputsFilled(i), kWarpgroup / kWarp);
     }

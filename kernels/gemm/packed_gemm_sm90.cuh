@@ -47,25 +47,18 @@ class PackedConsumer {
                                             const PackedShared<Shape>& shared)
       : p_(p),
         shared_(shared),
-        thread_(static_cast<int>(threadIdx.x) % Shape::kOwnerThreads),
-        depth_(static_cast<int>(threadIdx.x) / Shape::kOwnerThreads),
+        thread_(static_cast<int>(threadIdx.x)),
         row_(FirstRow(p.gated, thread_)),
-        outputs_(p, shared, thread_) {
-    ring_.at = depth_;
-    panel_.at = depth_ * Shape::kPanels;
-  }
+        outputs_(p, shared, thread_) {}
 
   __device__ __forceinline__ void ComputeAll() {
     WaitForPrevious();
-    int first_depth = 0;  // the depth group of the item's first stage
     PackedItem item;
     for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
       zeros_on_ = p_.gated
                       ? Shape::kZeroHalfBytes + PackedRows<Shape>(p_, item.row_tile).ZerosOff(1)
                       : RowsOn<Shape>(false) * Shape::kBits / 8;
-      const int stages = item.end - item.first;
-      Multiply((stages + Shape::kDepthGroups - 1 - (depth_ ^ first_depth)) / Shape::kDepthGroups);
-      if constexpr (Shape::kDepthGroups > 1) first_depth = (first_depth + stages) % 2;
+      Multiply(item.end - item.first);
       // The item is found anew, to save the products its registers.
       asm volatile("" : "+r"(turn));
       PackedWalk::Item(p_, turn, item);
@@ -83,14 +76,6 @@ class PackedConsumer {
 
   // From the sums of an item to outputs, or partial sums.
   __device__ __forceinline__ void Finish(const PackedItem& item) {
-    if constexpr (Shape::kDepthGroups > 1) {
-      const DepthSums<Shape> other(shared_.Handed(), thread_);
-      if (depth_ > 0) {
-        other.Give(Sums());
-        return;
-      }
-      other.Add(Sums());
-    }
     const PartialSums<Shape> partial(p_.partial, flags[p_.flag_slot], thread_);
     const int block = PackedWalk::Block();
     if (item.first > 0) {
@@ -221,11 +206,7 @@ class PackedConsumer {
 
   __device__ __forceinline__ void NextStage() {
     used_ = shared_.Free(ring_.at);
-    ring_.at += Shape::kDepthGroups;
-    if (ring_.at >= Shape::kStages) {
-      ring_.at -= Shape::kStages;
-      ring_.parity ^= 1;
-    }
+    ring_.Next();
   }
 
   // What this warp's products have read is free: `barrier`, or nothing if it is 0. No branch, see
@@ -246,16 +227,6 @@ class PackedConsumer {
     used_panel_ = panel_free_;
     panel_free_ = shared_.PanelFree(panel_.at);
     panel_.Next();
-    if constexpr (Shape::kDepthGroups > 1) {
-      // Behind its stage's panels lie those of the other depth group.
-      if (panel_.at % Shape::kPanels == 0) {
-        panel_.at += Shape::kPanels;
-        if (panel_.at >= Shape::kXPanels) {
-          panel_.at -= Shape::kXPanels;
-          panel_.parity ^= 1;
-        }
-      }
-    }
   }
 
   template <int kWord>
@@ -265,10 +236,10 @@ class PackedConsumer {
 
   const PackedGemmParams& p_;
   const PackedShared<Shape>& shared_;
-  const int thread_, depth_;  // thread within the depth group
-  const int row_;             // the lane's first
+  const int thread_;
+  const int row_;  // the lane's first
   OutputTile<T, Shape> outputs_;
-  int zeros_on_ = 0;          // bytes from its zero to the second's
+  int zeros_on_ = 0;  // bytes from its zero to the second's
   uint32_t stage_ = 0, tile_ = 0;
   RingPlace<Shape::kStages> ring_;
   RingPlace<Shape::kXPanels> panel_;
@@ -312,7 +283,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (warp == 1 && first_lane) loader.LoadWeights(weights);
     if (warp == 2) loader.LoadScales();
     const int group = static_cast<int>(threadIdx.x) % kWarp;
-    if (warp == 3 && group < Shape::kRowGroups)
+    if (warp == 3 && group < Shape::kGroups)
       OutputMover<Shape>(p, shared, group).MoveAll(y, residual);
   }
 }

@@ -14,58 +14,8 @@
 
 namespace tessera {
 
-// Depth group 1 hands its sums to the owners of the same rows, in shared memory. `thread` counts
-// within the depth group.
-template <typename Shape>
-class DepthSums {
- public:
-  __device__ __forceinline__ DepthSums(uint32_t handed, int thread)
-      : at_(handed + thread * 16), barrier_(1 + kMaxGroups + thread / kWarpgroup) {}
-
-  __device__ __forceinline__ void Give(const float (&d)[Shape::kSums]) const {
-#pragma unroll
-    for (int i = 0; i < Shape::kSums; ++i) {
-      if (i % 4 == 0)
-        asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(At(i)), "f"(d[i]),
-                     "f"(d[i + 1]), "f"(d[i + 2]), "f"(d[i + 3])
-                     : "memory");
-      if (i % Shape::kHandedSums == Shape::kHandedSums - 1) {
-        Meet();
-        Meet();
-      }
-    }
-  }
-  __device__ __forceinline__ void Add(float (&d)[Shape::kSums]) const {
-#pragma unroll
-    for (int i = 0; i < Shape::kSums; ++i) {
-      if (i % Shape::kHandedSums == 0) Meet();
-      if (i % 4 == 0) {
-        float4 v;
-        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                     : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                     : "r"(At(i))
-                     : "memory");
-        d[i] += v.x;
-        d[i + 1] += v.y;
-        d[i + 2] += v.z;
-        d[i + 3] += v.w;
-      }
-      if (i % Shape::kHandedSums == Shape::kHandedSums - 1) Meet();
-    }
-  }
-
- private:
-  __device__ __forceinline__ void Meet() const { NamedWait<2 * kWarpgroup>(barrier_); }
-  __device__ __forceinline__ uint32_t At(int i) const {
-    return at_ + i % Shape::kHandedSums / 4 * (Shape::kOwnerThreads * 16);
-  }
-
-  const uint32_t at_;
-  const int barrier_;
-};
-
 // Partial sums of sharing blocks, as they lie in registers, and the flags that announce them: 0
-// between launches. `thread` counts the owners of outputs.
+// between launches. `thread` counts those that multiply.
 template <typename Shape>
 class PartialSums {
  public:
@@ -110,7 +60,7 @@ class PartialSums {
   }
   __device__ __forceinline__ float4* At(int block, int i) const {
     constexpr int64_t kTile = int64_t{Shape::kRows} * Shape::kTokens / 4;
-    return reinterpret_cast<float4*>(sums_) + block * kTile + i * Shape::kOwnerThreads + thread_;
+    return reinterpret_cast<float4*>(sums_) + block * kTile + i * Shape::kConsumerThreads + thread_;
   }
   __device__ __forceinline__ uint32_t* Flag(int block) const {
     return flags_ + block * kMaxGroups + thread_ / kWarpgroup;
@@ -139,7 +89,7 @@ class OutputMover {
     for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
       if (item.first > 0) continue;
       const int output =
-          (item.row_tile * Shape::kRowGroups + group_) * OutputPlace<Shape>::Outputs(p_.gated);
+          (item.row_tile * Shape::kGroups + group_) * OutputPlace<Shape>::Outputs(p_.gated);
       const int token = item.token_tile * Shape::kTokens;
       const auto prepare = [&](int chunk) {
         const int buffer = place.Buffer(chunk);
@@ -190,7 +140,7 @@ class OutputTile {
 
   __device__ __forceinline__ void Store(const PackedItem& item, float (&d)[Shape::kSums]) {
     const int64_t row =
-        (int64_t{item.row_tile} * Shape::kOwnerWarps + warp_) * (p_.gated ? 8 : 16) + lane_ / 4;
+        (int64_t{item.row_tile} * Shape::kConsumerWarps + warp_) * (p_.gated ? 8 : 16) + lane_ / 4;
     if (p_.gated)
       Gate(d);
     else if (p_.bias != nullptr)
