@@ -143,10 +143,6 @@ __device__ __forceinline__ void StoreBox(const CUtensorMap& map, int column, int
 __device__ __forceinline__ void WaitForStoresToRead() {
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
-// Until they are done.
-__device__ __forceinline__ void WaitForStores() {
-  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-}
 // Makes writes to shared memory by ordinary stores and CopyAsync16, this thread's and those that it
 // waited for, visible to wgmma and TMA.
 __device__ __forceinline__ void FenceForAsyncReaders() {

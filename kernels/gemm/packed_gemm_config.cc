@@ -9,20 +9,20 @@ namespace tessera {
 namespace {
 
 // Microseconds of a block, fitted to packed_rows_bench of 2026-11-22 (H200, CUDA 13.0, groups of
-// 128, t = 32 to 1024): a stage of k; a tile taken whole; a share of a tile; more where shares
-// cross borders of tiles; a MB of partial sums. The fit is within 6 % in the mean, 22 % at worst.
+// 128, t = 32 to 2048): a stage of k; a tile taken whole; a share of a tile; more where shares
+// cross borders of tiles; a MB of partial sums. The fit is within 6 % in the mean, 21 % at worst.
 struct TileCost {
   PackedTile tile;
   double stage, whole, shared, crossing, add;
 };
 constexpr TileCost kCosts4[] = {
-    {{128, 32}, 0.507, 2.5, 3.0, 1.6, 0.0}, {{256, 32}, 0.810, 3.5, 2.6, 1.9, 13.0},
-    {{128, 64}, 0.55, 3.7, 2.8, 2.4, 12.1}, {{128, 128}, 0.82, 4, 5.3, 5.4, 3.2},
-    {{128, 256}, 1.35, 4, 5, 2.2, 4.7}};
+    {{128, 32}, 0.458, 1.4, 2.3, 1.2, 3.0},  {{256, 32}, 0.791, 1.1, 2.2, 1.7, 12.7},
+    {{128, 64}, 0.586, 1.7, 0.1, 2.0, 21.5}, {{128, 128}, 0.863, 3.5, 3.1, 3.8, 5.7},
+    {{128, 256}, 1.508, 2.1, 4.4, 3.5, 14.5}};
 constexpr TileCost kCosts8[] = {
-    {{128, 32}, 0.596, 1.3, 3.1, 1.9, 5.7}, {{256, 32}, 1.080, 2.1, 0.9, 2.2, 22.8},
-    {{128, 64}, 0.65, 2.1, 2.3, 3.0, 20.4}, {{128, 128}, 0.92, 3.8, 5.5, 5.7, 4.5},
-    {{128, 256}, 1.4, 3, 5, 2.2, 4.7}};
+    {{128, 32}, 0.547, 0.1, 2.1, 1.5, 14.9}, {{256, 32}, 1.000, 0.0, 0.1, 2.0, 25.1},
+    {{128, 64}, 0.716, 0.7, 0.0, 2.2, 20.6}, {{128, 128}, 0.982, 0.9, 3.0, 2.0, 6.6},
+    {{128, 256}, 1.538, 1.3, 3.3, 3.7, 14.0}};
 constexpr double kStartUs = 2.5;
 
 // tile is one of kPackedTiles.
@@ -110,14 +110,14 @@ PackedPartsPlan PlanPackedParts(int sm_count, const PackedGemmShape& s, int64_t 
     best = all;
     plan.rows = part;
   }
-  // Fitted to packed_rows_bench of 2026-11-21, t = 512 to 4096: within 5 % in the mean, 14 % at
+  // Fitted to packed_rows_bench of 2026-11-22, t = 512 to 4096: within 4 % in the mean, 17 % at
   // worst.
-  constexpr double kPartUs = 0.6, kUsPerFlop = 1.364e-9, kUsPerWeight = 0.95e-6;
-  constexpr double kUsPerGatedRow = 0.6e-6;
+  constexpr double kPartUs = 3.7, kUsPerFlop = 1.45e-9, kUsPerWeight = 1.0e-6;
+  constexpr double kUsPerGatedRow = 1.3e-6;
   const auto parts = static_cast<double>(CeilDiv(s.rows, plan.rows));
   const double weights = static_cast<double>(s.rows) * static_cast<double>(s.k);
   const auto t = static_cast<double>(s.t);
-  plan.us = 0.8 + parts * kPartUs + weights * (2 * t * kUsPerFlop + kUsPerWeight);
+  plan.us = parts * kPartUs + weights * (2 * t * kUsPerFlop + kUsPerWeight);
   if (s.gated) plan.us += t * static_cast<double>(s.rows) * kUsPerGatedRow;
   return plan;
 }

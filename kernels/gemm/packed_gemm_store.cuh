@@ -115,7 +115,7 @@ class OutputMover {
       }
       place.NextTile();
     }
-    WaitForStores();
+    WaitForStoresToRead();
   }
 
  private:
