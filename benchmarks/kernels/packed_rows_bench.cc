@@ -185,7 +185,7 @@ absl::Status WaysOf(const Bench& b, const ModelShape& m, int bits, int64_t t, do
 }
 
 absl::Status Ways(const Bench& b, int64_t max_t) {
-  for (const int64_t t : {32, 64, 128, 256, 512, 1024, 2048, 4096}) {
+  for (const int64_t t : {16, 32, 64, 128, 256, 512, 1024, 2048, 4096}) {
     if (t > max_t) break;
     for (const char* name : {"7b.o", "7b.qkv", "7b.gate_up", "7b.down", "72b.o", "72b.down"}) {
       const ModelShape& m = ShapeNamed(name);

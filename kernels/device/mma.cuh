@@ -55,6 +55,13 @@ __device__ __forceinline__ void StoreMatricesTransposed(uint32_t address, const 
                : "memory");
 }
 
+// Two, of lanes 0 to 15's addresses.
+__device__ __forceinline__ void StoreMatricesTransposed(uint32_t address, const uint32_t (&m)[2]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address),
+               "r"(m[0]), "r"(m[1])
+               : "memory");
+}
+
 // d += a b, accumulated in fp32.
 template <typename T>
 __device__ __forceinline__ void MultiplyAdd(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,

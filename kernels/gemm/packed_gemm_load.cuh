@@ -49,7 +49,7 @@ struct PackedShape {
   // of 16 bytes on.
   static constexpr int kPanelBytes = kTokens * kPanelRowBytes;
   static constexpr int kXPanels =
-      kTokens == 32 ? 16 : kTokens == 64 ? 12 : kTokens == 128 ? 8 : 4;
+      kTokens <= 32 ? 16 : kTokens == 64 ? 12 : kTokens == 128 ? 8 : 4;
   static constexpr int kBlocks = kPackedStageK / PackedBlock(kBits);
   static constexpr int kBlockBytes = kRows * static_cast<int>(kPackedBlockBytes);
   static constexpr int kScaleSlotBytes = kRows * 2;

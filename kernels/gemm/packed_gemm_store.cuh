@@ -162,24 +162,24 @@ class OutputTile {
   // Of outputs in shared memory: rows of a token, in pieces of 16 bytes that lie swizzled as TMA has
   // it. A warp writes four 8x8 matrices at a time.
   struct Plain {
-    static constexpr int kRowBytes = 128, kAtOnce = 2;  // eights of tokens
+    static constexpr int kRowBytes = 128, kAtOnce = 2, kMatrices = 4;  // eights of tokens
     static __device__ __forceinline__ uint32_t Lane(int warp, int lane) {
       const int token = lane / 16 * 8 + lane % 8, piece = warp * 2 + lane / 8 % 2;
       return token * kRowBytes + ((piece ^ (token & 7)) << 4);
     }
-    static __device__ __forceinline__ void Pack(const float* d, uint32_t (&out)[4]) {
+    static __device__ __forceinline__ void Pack(const float* d, uint32_t (&out)[kMatrices]) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) out[i] = PackHalves<T>(d[i * 2], d[i * 2 + 1]);
+      for (int i = 0; i < kMatrices; ++i) out[i] = PackHalves<T>(d[i * 2], d[i * 2 + 1]);
     }
   };
   struct Gated {
-    static constexpr int kRowBytes = 64, kAtOnce = 4;
+    static constexpr int kRowBytes = 64, kAtOnce = std::min(kChunkEights, 4), kMatrices = kAtOnce;
     static __device__ __forceinline__ uint32_t Lane(int warp, int lane) {
       return lane * kRowBytes + ((warp ^ (lane >> 1 & 3)) << 4);
     }
-    static __device__ __forceinline__ void Pack(const float* d, uint32_t (&out)[4]) {
+    static __device__ __forceinline__ void Pack(const float* d, uint32_t (&out)[kMatrices]) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) out[i] = PackHalves<T>(d[i * 4], d[i * 4 + 1]);
+      for (int i = 0; i < kMatrices; ++i) out[i] = PackHalves<T>(d[i * 4], d[i * 4 + 1]);
     }
   };
 
@@ -195,7 +195,7 @@ class OutputTile {
         const uint32_t at = shared_.Outputs(buffer) + on + i * 8 * Layout::kRowBytes;
         float* const sums = d + (chunk * kChunkEights + i) * 4;
         if (p_.residual != nullptr) AddResidual(at, sums);
-        uint32_t packed[4];
+        uint32_t packed[Layout::kMatrices];
         Layout::Pack(sums, packed);
         StoreMatricesTransposed(at, packed);
       }

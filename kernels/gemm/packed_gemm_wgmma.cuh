@@ -20,10 +20,12 @@ namespace tessera {
   "%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,"  \
   "%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,"    \
   "%126,%127"
+#define TESSERA_SUMS8 TESSERA_D4(0), TESSERA_D4(4)
 #define TESSERA_SUMS16 TESSERA_D16(0)
 #define TESSERA_SUMS32 TESSERA_D16(0), TESSERA_D16(16)
 #define TESSERA_SUMS64 TESSERA_D64(0)
 #define TESSERA_SUMS128 TESSERA_D64(0), TESSERA_D64(64)
+#define TESSERA_N8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define TESSERA_N16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define TESSERA_N32 TESSERA_N16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define TESSERA_N64                                                                           \
@@ -51,6 +53,7 @@ namespace tessera {
     else                                                                                       \
       TESSERA_PRODUCT(columns, "f16", count, a0, a1, a2, a3, b_at, "1");                       \
   }
+TESSERA_PRODUCTS("16", 8, "8", "9", "10", "11", "12")
 TESSERA_PRODUCTS("32", 16, "16", "17", "18", "19", "20")
 TESSERA_PRODUCTS("64", 32, "32", "33", "34", "35", "36")
 TESSERA_PRODUCTS("128", 64, "64", "65", "66", "67", "68")
@@ -61,6 +64,7 @@ TESSERA_PRODUCTS("256", 128, "128", "129", "130", "131", "132")
 #undef TESSERA_N64
 #undef TESSERA_N32
 #undef TESSERA_N16
+#undef TESSERA_N8
 #undef TESSERA_SUMS128
 #undef TESSERA_SUMS64
 #undef TESSERA_SUMS32
