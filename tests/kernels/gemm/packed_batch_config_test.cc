@@ -15,16 +15,19 @@ PackedGemvProblem Problem(int64_t t, int64_t n, int64_t k, int bits = 4) {
 }
 
 TEST(PackedBatch, ServesWhatItIsFasterAt) {
-  const auto serves = [](int64_t t, int64_t n, int64_t k) {
-    return PackedBatchServes(Problem(t, n, k));
+  const auto serves = [](int64_t t, int64_t n, int64_t k, int bits = 4) {
+    return PackedBatchServes(Problem(t, n, k, bits));
   };
   EXPECT_FALSE(serves(1, 3584, 18944));
   EXPECT_TRUE(serves(2, 3584, 18944));
   EXPECT_FALSE(serves(2, 8192, 8192));  // an x of 16 K elements
   EXPECT_TRUE(serves(3, 8192, 8192));
   EXPECT_FALSE(serves(8, 896, 896));
-  EXPECT_TRUE(serves(9, 896, 896));  // more rows than the few-row kernel takes
-  EXPECT_TRUE(serves(16, 896, 896));
+  EXPECT_TRUE(serves(9, 8192, 8192));  // more rows than the few-row kernel takes
+  EXPECT_TRUE(serves(16, 8192, 8192));
+  EXPECT_FALSE(serves(9, 3584, 3584));  // a small W, or one of 8 bits, goes to the many-row kernel
+  EXPECT_TRUE(serves(8, 8192, 8192, 8));
+  EXPECT_FALSE(serves(9, 8192, 8192, 8));
   EXPECT_FALSE(serves(17, 8192, 8192));
   EXPECT_FALSE(serves(16, 8192, 0));
   EXPECT_FALSE(serves(16, 0, 8192));
@@ -34,7 +37,7 @@ TEST(PackedBatch, ServesWhatItIsFasterAt) {
 
 TEST(PackedBatch, ServesGroupsOfWholeBlocksOnly) {
   const auto serves = [](int bits, int64_t group, bool ragged) {
-    PackedGemvProblem p = Problem(16, 4096, 4096, bits);
+    PackedGemvProblem p = Problem(8, 8192, 4096, bits);
     p.group = group;
     p.ragged = ragged;
     return PackedBatchServes(p);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include "kernels/gemm/linear_config.h"
@@ -239,6 +240,22 @@ TEST_F(PackedGemmGpu, FusesGateBiasAndResidual) {
           ExpectMatches(Case(biased, bits, group, true, dtype));
           ExpectMatches(Case(both, bits, group, false, dtype));
         }
+}
+
+TEST_F(PackedGemmGpu, ResidualMayBeTheOutput) {
+  for (const int64_t t : {40, 300}) {
+    const PackedInputs in = RandomPacked(
+        Case({.t = t, .n = 1040, .k = 3584, .bias = true, .residual = true}, 4, 128, true), 13);
+    OnDevice on(gpu(), in);
+    ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream().cuda));
+    const std::vector<float> apart = on.Read();
+    ASSERT_EQ(cudaMemcpyAsync(on.args().y, on.args().residual, static_cast<size_t>(t * 1040 * 2),
+                              cudaMemcpyDeviceToDevice, on.stream().cuda),
+              cudaSuccess);
+    on.args().residual = on.args().y;
+    ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream().cuda));
+    EXPECT_EQ(on.Read(), apart);
+  }
 }
 
 TEST_F(PackedGemmGpu, WritesF32Outputs) {
