@@ -1,5 +1,6 @@
 // Warp-level matrix products (mma.sync, sm_80 and later) of 16-bit floats and of bytes, and what
-// feeds them: fragment loads from shared memory and asynchronous copies into it.
+// feeds them: fragment loads from shared memory and asynchronous copies into it. Also fragment
+// stores (sm_90).
 //
 // Fragments, for lane l with r = l / 4 and c = l % 4 * 2 (PTX ISA, "mma.m16n8k16"):
 //   a[0..3]  A[r][c,c+1], A[r + 8][c,c+1], A[r][c + 8,c + 9], A[r + 8][c + 8,c + 9]
@@ -46,8 +47,9 @@ __device__ __forceinline__ uint32_t TransposeMatrix(uint32_t in) {
   return out;
 }
 
-// Stores four 8x8 matrices of 16-bit values, transposed. Lane i holds elements i % 4 * 2 and the
-// next of rows i / 4, and the address of 16 bytes: row i % 8 of what matrix i / 8 is transposed.
+// Stores four 8x8 matrices of 16-bit values, transposed. Lane i holds elements i % 4 * 2 and
+// the next of row i / 4 of each, and the address of 16 bytes: of row i % 8 of the transpose of
+// matrix i / 8.
 __device__ __forceinline__ void StoreMatricesTransposed(uint32_t address, const uint32_t (&m)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
                    address),

@@ -45,10 +45,13 @@ bool PackedBatchServes(const PackedGemvProblem& p) {
   // Elements of x up to which the few-row kernel is faster (packed_gemm_bench rows and batch, H200,
   // 2026-11-22).
   constexpr int64_t kFewX = 16 * 1024;
-  // Those of W up to which the many-row kernel is, at more than eight rows; with 8 bits it always is
-  // (packed_rows_bench ways, same day).
-  constexpr int64_t kFewWeights = 20'000'000;
-  if (p.t > 8 && (p.bits == 8 || (p.gated ? 2 : 1) * p.n * p.k <= kFewWeights)) return false;
+  // At more rows than that one takes the many-row kernel is faster with W up to so large, and with
+  // groups of 128 of 8 bits (packed_rows_bench ways, 16 rows, beside packed_gemm_bench rows, same
+  // day).
+  constexpr int64_t kFewWeights = 20'000'000, kGroup = 128;
+  const bool wide = p.bits == 8 && p.group >= std::min(kGroup, p.k);
+  if (p.t > kPackedGemvMaxRows && (wide || (p.gated ? 2 : 1) * p.n * p.k <= kFewWeights))
+    return false;
   return p.t > 1 && p.t <= kPackedBatchRows && p.n > 0 && p.k > 0 && !p.ragged &&
          p.n % kPackedTileRows == 0 && p.k % kPackedBatchPanel == 0 &&
          PackedSegmentOf(p) == PackedSegment::kBlock &&

@@ -18,7 +18,7 @@ constexpr int kChunk = 8;   // of k: 16 bytes of output, half a step
 constexpr int kWords = 2;  // of a piece: what a lane takes
 
 // Of k: what a lane takes, and a warp.
-constexpr int LaneSpan(int bits) { return kWords * 16 / bits * kChunk; }
+constexpr int LaneSpan(int bits) { return kPieces * kWords * 32 / bits; }
 constexpr int WarpSpan(int bits) { return kWarp * LaneSpan(bits); }
 
 // Divisions of 64 bits would take more instructions than all else here.

@@ -33,6 +33,8 @@ absl::Status Check(const LinearArgs& a) {
     return absl::InvalidArgumentError(
         absl::StrCat("packed_gemm: weight of ", w.bits, " bits, [", w.n, ", ", w.k, "] in ",
                      w.groups, " groups of ", w.group, ", product [", RowsOfW(a), ", ", a.k, "]"));
+  if (a.gated && (a.bias != nullptr || a.residual != nullptr))
+    return absl::InvalidArgumentError("packed_gemm: a gated product with a bias or residual");
   return absl::OkStatus();
 }
 

@@ -11,8 +11,8 @@ namespace tessera {
 
 // LinearArgs' product for args.packed and any t >= 1: y = x W^T, then bias, residual or SiLU gate.
 // norm_weight is ignored: x is normalised. Uses workspace.library, and workspace.ungated when
-// gated. Weights round to `dtype` once, but where up to kPackedScaledTokens rows multiply q - zero
-// and sums are scaled; sums are fp32 in an order that depends on the shape and the GPU only. Of
+// gated. Weights round to `dtype` once, but where tiles of up to kPackedScaledTokens tokens multiply
+// q - zero and sums are scaled; sums are fp32 in an order that depends on the shape and the GPU only. Of
 // many rows, or where compute capability 9.0 or rows in eights are missing, the products that are
 // gated round to `dtype` as well.
 //

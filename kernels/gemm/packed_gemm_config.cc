@@ -1,6 +1,7 @@
 #include "kernels/gemm/packed_gemm_config.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "common/align.h"
@@ -26,6 +27,9 @@ constexpr TileCost kCosts8[] = {
     {{128, 64}, 0.716, 0.7, 0.0, 2.2, 20.6}, {{128, 128}, 0.982, 0.9, 3.0, 2.0, 6.6},
     {{128, 256}, 1.538, 1.3, 3.3, 3.7, 14.0}};
 constexpr double kStartUs = 2.5;
+
+static_assert(std::size(kCosts4) == kPackedTiles.size() &&
+              std::size(kCosts8) == kPackedTiles.size());
 
 // tile is one of kPackedTiles.
 const TileCost& CostOf(int bits, PackedTile tile) {

@@ -1,5 +1,5 @@
-// The shared memory of the packed product: rings of x and of weights, the three warps that fill
-// them (x and weights by TMA, scales and zeros by bulk copies), and room for outputs.
+// The shared memory of the packed product: rings of x and of weights, three of the warps that load,
+// which fill them (x and weights by TMA, scales and zeros by bulk copies), and room for outputs.
 #pragma once
 
 #include <algorithm>
@@ -18,9 +18,12 @@
 
 namespace tessera {
 
-constexpr int kWarpgroup = 128;
+constexpr int kWarpgroup = 128, kGroupWarps = kWarpgroup / kWarp;
 constexpr int kMaxGroups = 4;      // warpgroups that multiply
 constexpr int64_t kWordBytes = 4;  // of an element of the weights' map
+
+// Outputs of a warpgroup's 64 rows of W.
+__host__ __device__ constexpr int OutputsOfGroup(bool gated) { return gated ? 32 : 64; }
 
 // A block: kGroups warpgroups that multiply 64 rows of W each and, behind them, one that loads. A
 // stage has up to kSlots groups of k.
@@ -36,7 +39,8 @@ struct PackedShape {
   static constexpr int kConsumerWarps = kConsumerThreads / kWarp;
   static constexpr int kThreads = kConsumerThreads + kWarpgroup;
   // Registers of a thread: five warpgroups are given 96 each at launch, three 168.
-  static constexpr int kConsumerRegisters = kGroups == 2 ? 232 : 112, kLoaderRegisters = 32;
+  static constexpr int kConsumerRegisters = kGroups == 2 ? 232 : 112;
+  static constexpr int kLoaderRegisters = kGroups == 2 ? 40 : 32;
   static_assert(kGroups == 2 || kGroups == kMaxGroups);
 
   static constexpr int kSteps = kPackedStageK / kPackedStep;  // of a stage
@@ -109,7 +113,7 @@ struct PackedShared {
     }
     for (int i = 0; i < Shape::kGroups * Shape::kOutBuffers; ++i) {
       InitBarrier(OutputsReady(i), 1);
-      InitBarrier(OutputsFilled(i), kWarpgroup / kWarp);
+      InitBarrier(OutputsFilled(i), kGroupWarps);
     }
     FenceBarrierInit();
   }
@@ -130,9 +134,6 @@ class OutputPlace {
     return (turns_ + chunk / Shape::kOutBuffers) & 1;
   }
   __device__ __forceinline__ void NextTile() { turns_ += Shape::kOutChunks / Shape::kOutBuffers; }
-
-  // Outputs of a warpgroup.
-  static __device__ __forceinline__ int Outputs(bool gated) { return gated ? 32 : 64; }
 
  private:
   const int first_;
@@ -225,6 +226,7 @@ class StageLoader {
       for (int stage = item.first; stage < item.end; ++stage) {
         const uint32_t full = NextSlot();
         if (lane == 0) ArriveExpecting(full, bytes);
+        __syncwarp();
         if (!copies) continue;
         const int64_t group = Group(stage, slot);
         CopyBulk(to_ + Shape::kScalesAt + slot * Shape::kScaleSlotBytes +

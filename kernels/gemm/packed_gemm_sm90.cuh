@@ -268,6 +268,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   if (threadIdx.x == 0) {
     PrefetchMap(x);
     PrefetchMap(weights);
+    if (!p.f32) PrefetchMap(y);
+    if (p.residual != nullptr) PrefetchMap(residual);
     shared.InitBarriers();
   }
   __syncthreads();
@@ -319,6 +321,8 @@ PackedGemmParams ParamsOf(const LinearArgs& a, const PackedGemmPlan& plan,
   p.weights_once = plan.token_tiles == 1;
   p.t = a.t;
   p.n = a.n;
+  constexpr int kBandTokens = 2048;
+  p.band = std::max(1, kBandTokens / plan.tile.tokens);
   p.row_tiles = static_cast<int>(plan.row_tiles);
   p.token_tiles = static_cast<int>(plan.token_tiles);
   p.stages = static_cast<int>(plan.stages);
@@ -356,7 +360,7 @@ absl::Status LaunchShapeOf(const LinearArgs& a, const PackedGemmPlan& plan,
                       .columns = a.n,
                       .row_bytes = a.n * 2,
                       .box_rows = Shape::kOutTokens,
-                      .box_columns = a.gated ? 32 : 64,
+                      .box_columns = OutputsOfGroup(a.gated),
                       .swizzle = a.gated ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B},
                      map);
   };

@@ -72,8 +72,8 @@ class PartialSums {
 };
 
 // Brings a warpgroup's outputs from shared memory to y, and the residuals that they add to from
-// global memory to there, in chunks of tokens. One thread of a warp that loads, for each warpgroup
-// that has outputs: what it waits for does not keep products waiting.
+// global memory to there, in chunks of tokens. One thread for each warpgroup, of the warp that fills
+// no ring: what it waits for does not keep products waiting.
 template <typename Shape>
 class OutputMover {
  public:
@@ -89,7 +89,7 @@ class OutputMover {
     for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
       if (item.first > 0) continue;
       const int output =
-          (item.row_tile * Shape::kGroups + group_) * OutputPlace<Shape>::Outputs(p_.gated);
+          (item.row_tile * Shape::kGroups + group_) * OutputsOfGroup(p_.gated);
       const int token = item.token_tile * Shape::kTokens;
       const auto prepare = [&](int chunk) {
         const int buffer = place.Buffer(chunk);
@@ -125,8 +125,8 @@ class OutputMover {
 };
 
 // From a warpgroup's finished sums to its outputs. A warp has 16 rows of W by kTokens tokens: in a
-// lane, sums of row lane / 4 and of the eighth behind it, or of a gate row and its up row, for pairs
-// of tokens. 16-bit outputs are transposed on their way to shared memory.
+// lane, sums of row lane / 4 and of the eighth behind it, or of a gate row and its up row, for
+// pairs of tokens. 16-bit outputs are transposed on their way to shared memory.
 template <typename T, typename Shape>
 class OutputTile {
  public:
@@ -157,12 +157,13 @@ class OutputTile {
   }
 
  private:
-  static constexpr int kEights = Shape::kTokens / 8, kChunkEights = Shape::kOutTokens / 8;
+  static constexpr int kChunkEights = Shape::kOutTokens / 8;
 
-  // Of outputs in shared memory: rows of a token, in pieces of 16 bytes that lie swizzled as TMA has
-  // it. A warp writes four 8x8 matrices at a time.
+  // Of outputs in shared memory: a row for each token, in pieces of 16 bytes that lie swizzled as
+  // TMA has them. A warp writes kMatrices 8x8 matrices at a time, of kAtOnce eights of tokens.
   struct Plain {
-    static constexpr int kRowBytes = 128, kAtOnce = 2, kMatrices = 4;  // eights of tokens
+    static constexpr bool kTakesResidual = true;
+    static constexpr int kRowBytes = OutputsOfGroup(false) * 2, kAtOnce = 2, kMatrices = 4;
     static __device__ __forceinline__ uint32_t Lane(int warp, int lane) {
       const int token = lane / 16 * 8 + lane % 8, piece = warp * 2 + lane / 8 % 2;
       return token * kRowBytes + ((piece ^ (token & 7)) << 4);
@@ -173,7 +174,9 @@ class OutputTile {
     }
   };
   struct Gated {
-    static constexpr int kRowBytes = 64, kAtOnce = std::min(kChunkEights, 4), kMatrices = kAtOnce;
+    static constexpr bool kTakesResidual = false;
+    static constexpr int kRowBytes = OutputsOfGroup(true) * 2;
+    static constexpr int kAtOnce = std::min(kChunkEights, 4), kMatrices = kAtOnce;
     static __device__ __forceinline__ uint32_t Lane(int warp, int lane) {
       return lane * kRowBytes + ((warp ^ (lane >> 1 & 3)) << 4);
     }
@@ -185,7 +188,7 @@ class OutputTile {
 
   template <typename Layout>
   __device__ __forceinline__ void StoreChunks(float (&d)[Shape::kSums]) {
-    const uint32_t on = Layout::Lane(warp_ % (kWarpgroup / kWarp), lane_);
+    const uint32_t on = Layout::Lane(warp_ % kGroupWarps, lane_);
 #pragma unroll
     for (int chunk = 0; chunk < Shape::kOutChunks; ++chunk) {
       const int buffer = place_.Buffer(chunk);
@@ -194,7 +197,9 @@ class OutputTile {
       for (int i = 0; i < kChunkEights; i += Layout::kAtOnce) {
         const uint32_t at = shared_.Outputs(buffer) + on + i * 8 * Layout::kRowBytes;
         float* const sums = d + (chunk * kChunkEights + i) * 4;
-        if (p_.residual != nullptr) AddResidual(at, sums);
+        if constexpr (Layout::kTakesResidual) {
+          if (p_.residual != nullptr) AddResidual(at, sums);
+        }
         uint32_t packed[Layout::kMatrices];
         Layout::Pack(sums, packed);
         StoreMatricesTransposed(at, packed);

@@ -24,6 +24,7 @@ struct PackedGemmParams {
   bool f32, gated, weights_once;
   int64_t t, n;  // outputs
 
+  int band;  // tiles of tokens that are taken together
   int row_tiles, token_tiles, stages, shared_tiles, shared_blocks;  // products fit in 32 bits
   float* partial;                                                   // [shared_blocks] tiles
   int flag_slot;  // whose flags say that partial sums are there
@@ -72,17 +73,17 @@ class PackedWalk {
   }
 
  private:
-  // Tokens run fastest, in bands of up to 2048, so that blocks at work together share rows of W and
-  // an x that L2 holds.
+  // Tokens run fastest, in bands, so that blocks at work together share rows of W and an x that L2
+  // holds.
   static __device__ __forceinline__ void Place(const PackedGemmParams& p, PackedItem& item) {
-    constexpr int kBandTiles = 16;
+    const auto band_width = static_cast<uint32_t>(p.band);
     const auto tile = static_cast<uint32_t>(item.tile);
-    const auto band_tiles = static_cast<uint32_t>(p.row_tiles) * kBandTiles;
+    const auto band_tiles = static_cast<uint32_t>(p.row_tiles) * band_width;
     const uint32_t band = tile / band_tiles, in_band = tile % band_tiles;
     const uint32_t width =
-        min(uint32_t{kBandTiles}, static_cast<uint32_t>(p.token_tiles) - band * kBandTiles);
+        min(band_width, static_cast<uint32_t>(p.token_tiles) - band * band_width);
     item.row_tile = static_cast<int>(in_band / width);
-    item.token_tile = static_cast<int>(band * kBandTiles + in_band % width);
+    item.token_tile = static_cast<int>(band * band_width + in_band % width);
   }
 };
 

@@ -25,7 +25,8 @@ TEST(PackedBatch, ServesWhatItIsFasterAt) {
   EXPECT_FALSE(serves(8, 896, 896));
   EXPECT_TRUE(serves(9, 8192, 8192));  // more rows than the few-row kernel takes
   EXPECT_TRUE(serves(16, 8192, 8192));
-  EXPECT_FALSE(serves(9, 3584, 3584));  // a small W, or one of 8 bits, goes to the many-row kernel
+  EXPECT_FALSE(serves(9, 4000, 4992));  // a small W, or one of 8 bits, is the many-row kernel's
+  EXPECT_TRUE(serves(9, 4016, 4992));
   EXPECT_TRUE(serves(8, 8192, 8192, 8));
   EXPECT_FALSE(serves(9, 8192, 8192, 8));
   EXPECT_FALSE(serves(17, 8192, 8192));
@@ -33,6 +34,11 @@ TEST(PackedBatch, ServesWhatItIsFasterAt) {
   EXPECT_FALSE(serves(16, 0, 8192));
   EXPECT_FALSE(serves(16, 8196, 8192));
   EXPECT_FALSE(serves(16, 8192, 8192 + 32));  // a panel of x that is not whole
+  PackedGemvProblem gated = Problem(9, 2008, 4992);
+  gated.gated = true;
+  EXPECT_TRUE(PackedBatchServes(gated));
+  gated.n = 2000;
+  EXPECT_FALSE(PackedBatchServes(gated));
 }
 
 TEST(PackedBatch, ServesGroupsOfWholeBlocksOnly) {
@@ -49,6 +55,10 @@ TEST(PackedBatch, ServesGroupsOfWholeBlocksOnly) {
   EXPECT_FALSE(serves(4, 64, false));
   EXPECT_TRUE(serves(8, 64, false));
   EXPECT_FALSE(serves(8, 32, false));
+  PackedGemvProblem halves = Problem(16, 8192, 4096, 8);
+  EXPECT_FALSE(PackedBatchServes(halves));
+  halves.group = 64;  // the many-row kernel would round its weights
+  EXPECT_TRUE(PackedBatchServes(halves));
   EXPECT_FALSE(serves(8, 128, true));
 }
 

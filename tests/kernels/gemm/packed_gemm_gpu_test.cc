@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <vector>
 
-#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include "kernels/gemm/linear_config.h"
@@ -187,26 +186,76 @@ TEST_F(PackedGemmGpu, MatchesTheReferenceForEveryRowCount) {
             ExpectMatches(Case({t, 264, 416}, bits, group, t % 3 == 0, dtype));
 }
 
-TEST_F(PackedGemmGpu, EveryTileMatchesWithWholeAndSharedTiles) {
-  for (const PackedTile tile : kPackedTiles)
-    for (const int bits : {4, 8})
-      for (const int blocks : {1, 3, 100})
-        for (const bool gated : {false, true}) {
-          const PackedCase c = Case({.t = 300, .n = 400, .k = 896, .gated = gated}, bits, 128,
-                                    bits == 4, gated ? DType::kF16 : DType::kBf16);
-          SCOPED_TRACE(Named(c) << " rows=" << tile.rows << " tokens=" << tile.tokens
-                                << " blocks=" << blocks);
-          const PackedInputs in = RandomPacked(c, 5);
+// Whole tiles, several to a block; and shared ones cut into one run more than there are tiles, so
+// that runs cross from tile to tile.
+PackedGemmPlan WholeTiles(PackedGemmPlan plan) {
+  plan.shared_tiles = plan.shared_blocks = 0;
+  plan.blocks = 3;
+  return plan;
+}
+PackedGemmPlan CrossingRuns(PackedGemmPlan plan) {
+  plan.shared_tiles = std::min<int64_t>(plan.tiles(), 20);
+  plan.blocks = plan.shared_blocks = static_cast<int>(plan.shared_tiles) + 1;
+  return plan;
+}
+
+struct Feature {
+  const char* name;
+  PackedCase shape;
+  bool in_place = false;
+};
+
+// Of 300 tokens by 400 outputs.
+std::vector<Feature> FeaturesOf(int bits) {
+  constexpr DType kBf16 = DType::kBf16, kF16 = DType::kF16;
+  const LinearCase plain = {
+      .t = 300, .n = 400, .k = 896, .dtype = kBf16, .weight_dtype = kBf16, .y_dtype = kBf16};
+  LinearCase half = plain, gated = plain, fused = plain, wide = plain;
+  half.dtype = half.weight_dtype = half.y_dtype = kF16;
+  gated.gated = true;
+  fused.bias = fused.residual = true;
+  LinearCase gated_half = half, fused_half = half;
+  gated_half.gated = true;
+  fused_half.bias = fused_half.residual = true;
+  wide = fused;
+  wide.y_dtype = DType::kF32;
+  return {
+      {"zeros", {.linear = plain, .bits = bits, .zeros = true}},
+      {"no zeros, fused, f16", {.linear = fused_half, .bits = bits}},
+      {"gated", {.linear = gated, .bits = bits}},
+      {"gated, zeros, f16", {.linear = gated_half, .bits = bits, .zeros = true}},
+      {"fused, f32", {.linear = wide, .bits = bits}},
+      {"fused, groups of 32", {.linear = fused, .bits = bits, .group = 32, .zeros = true}},
+      {"ragged", {.linear = plain, .bits = bits, .zeros = true, .ragged = true, .groups = 9}},
+      {"fused, in place", {.linear = fused, .bits = bits}, true},
+  };
+}
+
+TEST_F(PackedGemmGpu, EveryTileMatchesHoweverCut) {
+  for (const int bits : {4, 8})
+    for (const Feature& feature : FeaturesOf(bits)) {
+      const PackedCase& c = feature.shape;
+      const PackedInputs in = RandomPacked(c, 5);
+      for (const PackedTile tile : kPackedTiles)
+        for (const auto& cut : {WholeTiles, CrossingRuns}) {
           OnDevice on(gpu(), in);
-          const PackedGemmPlan plan = PlanPackedTile(
-              blocks, {.bits = bits, .t = c.linear.t, .rows = on.args().packed.n, .k = c.linear.k},
-              tile, on.workspace().library_bytes);
+          const PackedGemmPlan plan = cut(PlanPackedTile(
+              CurrentGpu().sm_count,
+              {.bits = bits, .t = c.linear.t, .rows = on.args().packed.n, .k = c.linear.k}, tile,
+              on.workspace().library_bytes));
+          SCOPED_TRACE(::testing::Message()
+                       << feature.name << ", " << bits << " bits, " << tile.rows << " x "
+                       << tile.tokens << ", " << plan.shared_blocks << " runs of "
+                       << plan.shared_tiles << " shared tiles");
+          const testing::FloatArray residual = gpu().Upload(c.linear.dtype, in.linear.residual);
+          if (feature.in_place) on.args().residual = on.args().y = residual.data();
           const absl::Status status =
               LaunchPackedGemmByPlan(on.args(), plan, on.workspace(), on.stream().cuda);
           if (status.code() == absl::StatusCode::kUnimplemented) GTEST_SKIP() << status.message();
           ASSERT_OK(status);
-          ExpectOutputs(in, on.Read(), RoundsWith(tile, c));
+          ExpectOutputs(in, feature.in_place ? residual.Read() : on.Read(), RoundsWith(tile, c));
         }
+    }
 }
 
 TEST_F(PackedGemmGpu, GroupsOfEverySizeMatch) {
@@ -240,22 +289,6 @@ TEST_F(PackedGemmGpu, FusesGateBiasAndResidual) {
           ExpectMatches(Case(biased, bits, group, true, dtype));
           ExpectMatches(Case(both, bits, group, false, dtype));
         }
-}
-
-TEST_F(PackedGemmGpu, ResidualMayBeTheOutput) {
-  for (const int64_t t : {40, 300}) {
-    const PackedInputs in = RandomPacked(
-        Case({.t = t, .n = 1040, .k = 3584, .bias = true, .residual = true}, 4, 128, true), 13);
-    OnDevice on(gpu(), in);
-    ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream().cuda));
-    const std::vector<float> apart = on.Read();
-    ASSERT_EQ(cudaMemcpyAsync(on.args().y, on.args().residual, static_cast<size_t>(t * 1040 * 2),
-                              cudaMemcpyDeviceToDevice, on.stream().cuda),
-              cudaSuccess);
-    on.args().residual = on.args().y;
-    ASSERT_OK(LaunchPackedGemm(on.args(), on.workspace(), on.stream().cuda));
-    EXPECT_EQ(on.Read(), apart);
-  }
 }
 
 TEST_F(PackedGemmGpu, WritesF32Outputs) {
@@ -292,18 +325,20 @@ TEST_F(PackedGemmGpu, PartsMatchTheReference) {
   for (const int bits : {4, 8})
     for (const DType dtype : {DType::kBf16, DType::kF16})
       for (const bool gated : {false, true})
-        for (const int64_t library_bytes : {int64_t{1} << 17, int64_t{1} << 22}) {  // several, one
-          const PackedCase c = Case(
-              {.t = 40, .n = 200, .k = 416, .gated = gated, .bias = !gated, .residual = !gated},
-              bits, 32, true, dtype);
-          SCOPED_TRACE(Named(c));
-          const PackedInputs in = RandomPacked(c, 5);
-          OnDevice on(gpu(), in);
-          LinearWorkspace workspace = on.workspace();
-          workspace.library_bytes = library_bytes;
-          ASSERT_OK(LaunchPackedGemmByParts(on.args(), workspace, on.stream().cuda));
-          ExpectOutputs(in, on.Read(), Rounds::kWeightsAndProducts);
-        }
+        for (const int64_t library_bytes : {int64_t{1} << 17, int64_t{1} << 22})  // several, one
+          for (const int64_t group : {int64_t{32}, int64_t{64}, int64_t{128}, kWhole}) {
+            const int64_t k = group == 32 ? 416 : 2064;
+            const PackedCase c = Case(
+                {.t = 40, .n = 200, .k = k, .gated = gated, .bias = !gated, .residual = !gated},
+                bits, group, true, dtype);
+            SCOPED_TRACE(Named(c));
+            const PackedInputs in = RandomPacked(c, 5);
+            OnDevice on(gpu(), in);
+            LinearWorkspace workspace = on.workspace();
+            workspace.library_bytes = library_bytes;
+            ASSERT_OK(LaunchPackedGemmByParts(on.args(), workspace, on.stream().cuda));
+            ExpectOutputs(in, on.Read(), Rounds::kWeightsAndProducts);
+          }
 }
 
 TEST_F(PackedGemmGpu, PartsOfRaggedGroupsMatch) {
@@ -340,6 +375,12 @@ TEST_F(PackedGemmGpu, OtherShapesAreInvalid) {
   EXPECT_EQ(code_with([](LinearArgs& a) { a.packed.group = 48; }), kInvalid);
   EXPECT_EQ(code_with([](LinearArgs& a) { a.packed.k = 64; }), kInvalid);
   EXPECT_EQ(code_with([](LinearArgs& a) { a.n = 56; }), kInvalid);
+  EXPECT_EQ(code_with([](LinearArgs& a) {
+              a.gated = true;
+              a.n = 32;
+              a.residual = a.x;
+            }),
+            kInvalid);
   LinearWorkspace none = on.workspace();
   none.library_bytes = 1024;
   EXPECT_THAT(LaunchPackedGemmByParts(on.args(), none, on.stream().cuda), StatusIs(kInvalid, _));

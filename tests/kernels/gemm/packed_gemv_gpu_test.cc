@@ -174,8 +174,10 @@ TEST_F(PackedGemvGpu, ModelShapesMatchTheReference) {
   ExpectMatchesReference({.linear = {.t = 1, .n = 1056, .k = 3584, .normed = true, .gated = true}});
 }
 
-// By the kernel for 2 to 16 rows, behind the norm and not.
+// By the kernel for 2 to 16 rows, and 9 and 16 rows of a small W by the many-row kernel, behind the
+// norm and not.
 TEST_F(PackedGemvGpu, LargerInputsMatchTheReference) {
+  ExpectMatchesReference({.linear = {.t = 12, .n = 2184, .k = 9472, .normed = true}});
   for (const int64_t t : {2, 5, 9, 16})
     for (const bool normed : {false, true})
       for (const int bits : {4, 8})
