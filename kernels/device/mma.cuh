@@ -51,10 +51,10 @@ __device__ __forceinline__ uint32_t TransposeMatrix(uint32_t in) {
 // the next of row i / 4 of each, and the address of 16 bytes: of row i % 8 of the transpose of
 // matrix i / 8.
 __device__ __forceinline__ void StoreMatricesTransposed(uint32_t address, const uint32_t (&m)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                   address),
-               "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
-               : "memory");
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
+      : "memory");
 }
 
 // Two, of lanes 0 to 15's addresses.

@@ -11,10 +11,10 @@ namespace tessera {
 
 // LinearArgs' product for args.packed and any t >= 1: y = x W^T, then bias, residual or SiLU gate.
 // norm_weight is ignored: x is normalised. Uses workspace.library, and workspace.ungated when
-// gated. Weights round to `dtype` once, but where tiles of up to kPackedScaledTokens tokens multiply
-// q - zero and sums are scaled; sums are fp32 in an order that depends on the shape and the GPU only. Of
-// many rows, or where compute capability 9.0 or rows in eights are missing, the products that are
-// gated round to `dtype` as well.
+// gated. Weights round to `dtype` once, but where tiles of up to kPackedScaledTokens tokens
+// multiply q - zero and sums are scaled; sums are fp32 in an order that depends on the shape and
+// the GPU only. Of many rows, or where compute capability 9.0 or rows in eights are missing, the
+// products that are gated round to `dtype` as well.
 //
 // Enqueues on `stream`. The weight is read while earlier kernels may still run: it was complete
 // before the first call. Launches that may run at once need workspaces of their own.

@@ -16,8 +16,8 @@ struct PackedTile {
 };
 
 // Tiles the kernel is built for.
-inline constexpr std::array<PackedTile, 7> kPackedTiles = {
-    {{128, 16}, {256, 16}, {128, 32}, {256, 32}, {128, 64}, {128, 128}, {128, 256}}};
+inline constexpr std::array<PackedTile, 8> kPackedTiles = {
+    {{128, 16}, {256, 16}, {128, 32}, {256, 32}, {128, 64}, {256, 64}, {128, 128}, {128, 256}}};
 
 // Tiles of up to so many tokens multiply q - zero, where a stage has one group, and scale its sums
 // in fp32; others multiply weights rounded to 16 bits.

@@ -52,8 +52,10 @@ struct PackedShape {
   // kSlots scales and zeros of each row. Zeros of gated rows come in two runs, each from a multiple
   // of 16 bytes on.
   static constexpr int kPanelBytes = kTokens * kPanelRowBytes;
-  static constexpr int kXPanels =
-      kTokens <= 32 ? 16 : kTokens == 64 ? 12 : kTokens == 128 ? 8 : 4;
+  static constexpr int kXPanels = kTokens <= 32    ? 16
+                                  : kTokens == 64  ? (kGroups > 2 ? 8 : 12)
+                                  : kTokens == 128 ? 8
+                                                   : 4;
   static constexpr int kBlocks = kPackedStageK / PackedBlock(kBits);
   static constexpr int kBlockBytes = kRows * static_cast<int>(kPackedBlockBytes);
   static constexpr int kScaleSlotBytes = kRows * 2;
@@ -123,8 +125,7 @@ struct PackedShared {
 template <typename Shape>
 class OutputPlace {
  public:
-  explicit __device__ __forceinline__ OutputPlace(int group)
-      : first_(group * Shape::kOutBuffers) {}
+  explicit __device__ __forceinline__ OutputPlace(int group) : first_(group * Shape::kOutBuffers) {}
 
   // Of a chunk of the tile.
   __device__ __forceinline__ int Buffer(int chunk) const {

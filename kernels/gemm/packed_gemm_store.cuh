@@ -72,8 +72,8 @@ class PartialSums {
 };
 
 // Brings a warpgroup's outputs from shared memory to y, and the residuals that they add to from
-// global memory to there, in chunks of tokens. One thread for each warpgroup, of the warp that fills
-// no ring: what it waits for does not keep products waiting.
+// global memory to there, in chunks of tokens. One thread for each warpgroup, of the warp that
+// fills no ring: what it waits for does not keep products waiting.
 template <typename Shape>
 class OutputMover {
  public:
@@ -88,8 +88,7 @@ class OutputMover {
     PackedItem item;
     for (int turn = 0; PackedWalk::Item(p_, turn, item); ++turn) {
       if (item.first > 0) continue;
-      const int output =
-          (item.row_tile * Shape::kGroups + group_) * OutputsOfGroup(p_.gated);
+      const int output = (item.row_tile * Shape::kGroups + group_) * OutputsOfGroup(p_.gated);
       const int token = item.token_tile * Shape::kTokens;
       const auto prepare = [&](int chunk) {
         const int buffer = place.Buffer(chunk);
