@@ -68,7 +68,7 @@ PackedGemmPlan PlanPackedTile(int sm_count, const PackedGemmShape& s, PackedTile
     p.shared_tiles = tiles;
     p.shared_blocks = static_cast<int>(std::min(blocks, tiles * p.stages));
     p.blocks = p.shared_tiles == p.tiles() ? p.shared_blocks : sm_count;
-    if (p.shared_blocks <= tiles || p.scratch_bytes() > scratch_bytes) return;
+    if (p.shared_blocks == tiles || p.scratch_bytes() > scratch_bytes) return;
     Estimate(s, p);
     if (p.us < best.us) best = p;
   };

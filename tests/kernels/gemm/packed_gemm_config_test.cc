@@ -51,6 +51,14 @@ TEST(PackedGemmConfig, FewTilesAreSharedAmongBlocks) {
   EXPECT_GT(p.shared_blocks, kSms / 2);
 }
 
+// 144 tiles on 132 multiprocessors: in runs of 1.1 tiles rather than in two rounds.
+TEST(PackedGemmConfig, TilesLittleMoreThanARoundAreSharedByIt) {
+  const PackedGemmPlan p = PlanPackedTile(kSms, {4, 1024, 4608, 3584}, {128, 256}, kScratch);
+  EXPECT_EQ(p.tiles(), 144);
+  EXPECT_EQ(p.shared_tiles, 144);
+  EXPECT_EQ(p.shared_blocks, kSms);
+}
+
 TEST(PackedGemmConfig, PartsFitTheirMemory) {
   for (const PackedGemmShape& s : kShapes)
     for (const int64_t bytes : {int64_t{1} << 20, int64_t{63} << 20}) {

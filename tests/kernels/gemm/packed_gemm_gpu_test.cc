@@ -186,8 +186,8 @@ TEST_F(PackedGemmGpu, MatchesTheReferenceForEveryRowCount) {
             ExpectMatches(Case({t, 264, 416}, bits, group, t % 3 == 0, dtype));
 }
 
-// Whole tiles, several to a block; and shared ones cut into one run more than there are tiles, so
-// that runs cross from tile to tile.
+// Whole tiles, several to a block; and shared ones cut into one run more than there are tiles, or
+// into fewer runs, so that runs cross from tile to tile.
 PackedGemmPlan WholeTiles(PackedGemmPlan plan) {
   plan.shared_tiles = plan.shared_blocks = 0;
   plan.blocks = 3;
@@ -196,6 +196,11 @@ PackedGemmPlan WholeTiles(PackedGemmPlan plan) {
 PackedGemmPlan CrossingRuns(PackedGemmPlan plan) {
   plan.shared_tiles = std::min<int64_t>(plan.tiles(), 20);
   plan.blocks = plan.shared_blocks = static_cast<int>(plan.shared_tiles) + 1;
+  return plan;
+}
+PackedGemmPlan LongRuns(PackedGemmPlan plan) {
+  plan.shared_tiles = plan.tiles();
+  plan.blocks = plan.shared_blocks = static_cast<int>(plan.tiles() * 2 / 3);
   return plan;
 }
 
@@ -237,7 +242,7 @@ TEST_F(PackedGemmGpu, EveryTileMatchesHoweverCut) {
       const PackedCase& c = feature.shape;
       const PackedInputs in = RandomPacked(c, 5);
       for (const PackedTile tile : kPackedTiles)
-        for (const auto& cut : {WholeTiles, CrossingRuns}) {
+        for (const auto& cut : {WholeTiles, CrossingRuns, LongRuns}) {
           OnDevice on(gpu(), in);
           const PackedGemmPlan plan = cut(PlanPackedTile(
               CurrentGpu().sm_count,
