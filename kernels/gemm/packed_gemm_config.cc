@@ -27,6 +27,7 @@ constexpr TileCost kCosts8[] = {
     {{128, 64}, 0.716, 0.7, 0.0, 2.2, 20.6}, {{256, 64}, 1.245, 1.0, 1.8, 2.7, 12.5},
     {{128, 128}, 0.982, 0.9, 3.0, 2.0, 6.6}, {{128, 256}, 1.538, 1.3, 3.3, 3.7, 14.0}};
 constexpr double kStartUs = 2.5;
+constexpr double kLongRunUs = 5;  // more where runs are longer than a tile
 
 static_assert(std::size(kCosts4) == kPackedTiles.size() &&
               std::size(kCosts8) == kPackedTiles.size());
@@ -50,6 +51,7 @@ void Estimate(const PackedGemmShape& s, PackedGemmPlan& p) {
   const auto parts = static_cast<double>(CeilDiv(blocks, p.shared_tiles));
   p.us += run * cost.stage + cost.shared + parts * cost.add * 4e-6 * p.tile.rows * p.tile.tokens;
   if (blocks % p.shared_tiles != 0) p.us += cost.crossing;
+  if (blocks < p.shared_tiles) p.us += cost.whole + kLongRunUs;
 }
 
 }  // namespace
