@@ -1,7 +1,10 @@
 // Times the many-row product with packed weights beside cuBLASLt's with bf16 ones:
-//   packed_rows_bench table [max_t]   every matrix, t = 17 to max_t (4096), as LaunchPackedGemm
-//   runs it packed_rows_bench ways [max_t]    every tile, and by parts, on one matrix of each size
-//   packed_rows_bench one MATRIX BITS T ROWS TOKENS   one tile (0 0: the planner's), for profilers
+//   packed_rows_bench table [max_t]
+//     every matrix, t = 17 to max_t (4096), as LaunchPackedGemm runs it
+//   packed_rows_bench ways [max_t]
+//     every tile, and by parts, on one matrix of each size
+//   packed_rows_bench one MATRIX BITS T ROWS TOKENS
+//     one tile (0 0: the planner's), for profilers
 // A line for people: matrix, bits, t, us, TFLOP/s, % of 805, packed bytes in % of 4.50 TB/s,
 // cuBLASLt us over ours, the way: tile, shared tiles and blocks, and the planner's estimate. Then
 // one of JSON.

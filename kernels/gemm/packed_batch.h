@@ -49,7 +49,7 @@ PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedGemvProblem& pro
 // Enqueues y = x W^T, then bias, residual or gate, for checked args without a norm, as planned.
 // Uses scratch_bytes of workspace.library. Operands are q - zero and x, exact in `dtype`; sums of a
 // chunk are scaled in fp32. kInvalidArgument: a plan that does not fit, or the workspace too small.
-// kInternal: the launch was refused.
+// kUnimplemented: another dtype. kInternal: the launch was refused.
 absl::Status LaunchPackedBatch(const LinearArgs& args, const PackedBatchPlan& plan,
                                const LinearWorkspace& workspace, cudaStream_t stream);
 

@@ -18,14 +18,14 @@ namespace tessera {
 //
 // Enqueues on `stream`. The weight is read while earlier kernels may still run: it was complete
 // before the first call. Launches that may run at once need workspaces of their own.
-// kInvalidArgument: packed's shape or grouping is not one that packed_weight.h allows, or the
-//   workspace is too small. kUnimplemented: a dtype other than bf16 and f16. kInternal: a launch
-//   was refused.
+// kInvalidArgument: packed's shape or grouping is not one that packed_weight.h allows, a gated
+//   product has a bias or residual, or the workspace is too small. kUnimplemented: a dtype other
+//   than bf16 and f16. kInternal: a launch was refused.
 absl::Status LaunchPackedGemm(const LinearArgs& args, const LinearWorkspace& workspace,
                               cudaStream_t stream);
 
 // Its two ways, for tests and benchmarks. By parts: rows of W are expanded to `dtype` in the
-// workspace, as many as fit, and multiplied by cuBLASLt. By plan: compute capability 9.0 only.
+// workspace, in parts that fit, and multiplied by cuBLASLt. By plan: compute capability 9.0 only.
 absl::Status LaunchPackedGemmByParts(const LinearArgs& args, const LinearWorkspace& workspace,
                                      cudaStream_t stream);
 absl::Status LaunchPackedGemmByPlan(const LinearArgs& args, const PackedGemmPlan& plan,

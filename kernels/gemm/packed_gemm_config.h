@@ -52,8 +52,7 @@ PackedGemmPlan PlanPackedGemm(int sm_count, const PackedGemmShape& shape, int64_
 PackedGemmPlan PlanPackedTile(int sm_count, const PackedGemmShape& shape, PackedTile tile,
                               int64_t scratch_bytes);
 
-// The other way: rows of W expanded to 16 bits, as many at a time as fit, and multiplied by the
-// library.
+// The other way: rows of W expanded to 16 bits, in parts that fit, and multiplied by the library.
 struct PackedPartsPlan {
   int64_t rows = 0;  // of W in a part, in eights (gated: sixteens), but for the last; 0: none fit
   double us = 0;     // estimate, from t = kPackedPartsMinRows on
