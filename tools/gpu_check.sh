@@ -185,6 +185,8 @@ run_sanitizer() {
   for tool in racecheck synccheck initcheck; do
     for ((i = 0; i < ${#small[@]}; i += 2)); do checked $tool 240 "${small[i]}_gpu_tests" "${small[i + 1]}"; done
   done
+  checked racecheck 240 kernels_packed_gemm_gpu_tests \
+    'PackedGemmGpu.FusesGateBiasAndResidual:PackedGemmGpu.OutputsThatEndInsideTilesMatch'
   if ((gpus >= 2)); then
     # shellcheck disable=SC2046  # words on purpose
     step 120 'memcheck nccl_communicator_multigpu_tests' $(on_ranks 2) "$sanitizer" --tool memcheck \
