@@ -50,8 +50,7 @@ bool PackedBatchServes(const PackedGemvProblem& p) {
   // day).
   constexpr int64_t kFewWeights = 20'000'000, kGroup = 128;
   const bool wide = p.bits == 8 && p.group >= std::min(kGroup, p.k);
-  if (p.t > kPackedGemvMaxRows && (wide || (p.gated ? 2 : 1) * p.n * p.k <= kFewWeights))
-    return false;
+  if (p.t > kPackedGemvMaxRows && (wide || p.rows() * p.k <= kFewWeights)) return false;
   return p.t > 1 && p.t <= kPackedBatchRows && p.n > 0 && p.k > 0 && !p.ragged &&
          p.n % kPackedTileRows == 0 && p.k % kPackedBatchPanel == 0 &&
          PackedSegmentOf(p) == PackedSegment::kBlock &&
@@ -63,7 +62,7 @@ PackedBatchPlan PlanPackedBatch(const GemvGpu& gpu, const PackedGemvProblem& p, 
   PackedBatchPlan plan;
   if (gpu.sm_count > kPackedBatchBlocks) return plan;
   const int64_t block = PackedBlock(p.bits), chunks = CeilDiv(p.k, block);
-  const int64_t all_strips = CeilDiv((p.gated ? 2 : 1) * p.n, kStripRows);
+  const int64_t all_strips = CeilDiv(p.rows(), kStripRows);
   plan.strips = strips > 0 ? strips : StripsOfTile(all_strips);
   plan.depth = Int(kWarps / plan.strips);
   plan.tokens = p.t <= 8 ? 8 : 16;

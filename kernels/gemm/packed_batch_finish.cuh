@@ -123,11 +123,7 @@ class StripFinish {
     if (LaneIndex() == 0) StoreRelease(Flag(run_.block), 1);
   }
   __device__ __forceinline__ void Take(int first, int end, Sums& sums) const {
-    for (int block = first + LaneIndex(); block < end; block += kWarp) {
-      while (LoadAcquire(Flag(block)) == 0) {
-      }
-      *Flag(block) = 0;
-    }
+    TakeFlags(first + LaneIndex(), end, [&](int block) { return Flag(block); });
     __syncwarp();
     for (int block = first; block < end; ++block) {
       const float4* const from = Partial(block);

@@ -25,7 +25,7 @@ class XChunk {
     const int lane = LaneIndex();
     const int token = kEights == 2 ? lane % 8 + lane / 16 * 8 : lane % 8;
     const int piece = kEights == 2 ? lane / 8 % 2 : lane / 8;
-    at_ = plan.x_offset + depth * kBytes + token * kPanelRowBytes + ((piece ^ (token & 7)) << 4);
+    at_ = plan.x_offset + depth * kBytes + PieceBytes(token, piece);
   }
   // From step `step` on, which is a constant and a multiple of kStepsALoad.
   __device__ __forceinline__ void Load(uint32_t stage, int step, uint32_t (&b)[4]) const {
@@ -134,11 +134,10 @@ class Multiplier {
 
   static __device__ __forceinline__ void Unpack(int step, const RowUnpacker<T, kBits> (&rows)[2],
                                                 uint32_t low, uint32_t high, uint32_t (&a)[4]) {
-    constexpr Unpacked kWhat = kZeros ? Unpacked::kIntegers : Unpacked::kMiddleIntegers;
     if (kBits == 4 && step % 2 == 1)
-      UnpackStep<1, kWhat>(rows, low, high, a);
+      UnpackStep<1, Unpacked::kIntegers, !kZeros>(rows, low, high, a);
     else
-      UnpackStep<0, kWhat>(rows, low, high, a);
+      UnpackStep<0, Unpacked::kIntegers, !kZeros>(rows, low, high, a);
   }
 
   const Params& p_;

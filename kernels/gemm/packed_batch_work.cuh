@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/device/barrier.cuh"
+#include "kernels/device/wgmma.cuh"
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/packed_batch.h"
 #include "kernels/gemm/packed_gemv_work.cuh"
@@ -21,7 +22,7 @@ using packed_gemv::WarpIndex;
 constexpr int kWarps = kPackedBatchWarps;
 constexpr int kTilesOfStrip = 4;
 constexpr int kPanel = kPackedBatchPanel;
-constexpr int kPanelRowBytes = kPanel * 2;
+static_assert(kPanel == kPanelElements);
 
 struct Params {
   LinearArgs args;

@@ -121,26 +121,6 @@ struct PackedShared {
   }
 };
 
-// Where a warpgroup's chunks of outputs lie, and the parity of their barriers.
-template <typename Shape>
-class OutputPlace {
- public:
-  explicit __device__ __forceinline__ OutputPlace(int group) : first_(group * Shape::kOutBuffers) {}
-
-  // Of a chunk of the tile.
-  __device__ __forceinline__ int Buffer(int chunk) const {
-    return first_ + chunk % Shape::kOutBuffers;
-  }
-  __device__ __forceinline__ uint32_t Parity(int chunk) const {
-    return (turns_ + chunk / Shape::kOutBuffers) & 1;
-  }
-  __device__ __forceinline__ void NextTile() { turns_ += Shape::kOutChunks / Shape::kOutBuffers; }
-
- private:
-  const int first_;
-  uint32_t turns_ = 0;
-};
-
 // The rows of W of a tile: one run of kRows, or gated two of kRows / 2, n apart.
 template <typename Shape>
 struct PackedRows {

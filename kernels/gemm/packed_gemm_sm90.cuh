@@ -70,9 +70,7 @@ class PackedConsumer {
   static constexpr int kBatch = Shape::kBatch;
   static constexpr int kBatches = Shape::kSteps / kBatch;
   static constexpr Unpacked kUnpacked =
-      Shape::kScaledSums ? Shape::kZeros ? Unpacked::kIntegers : Unpacked::kMiddleIntegers
-      : Shape::kZeros    ? Unpacked::kWeights
-                         : Unpacked::kMiddleWeights;
+      Shape::kScaledSums ? Unpacked::kIntegers : Unpacked::kWeights;
 
   // From the sums of an item to outputs, or partial sums.
   __device__ __forceinline__ void Finish(const PackedItem& item) {
@@ -180,8 +178,8 @@ class PackedConsumer {
       }
       if constexpr (kStep * Shape::kSlots % Shape::kSteps == 0)
         SetScales(kStep * p_.slots / Shape::kSteps);
-      UnpackStep<kStep, kUnpacked>(rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]),
-                                   a_[kFirst / kBatch % 2][kIndex]);
+      UnpackStep<kStep, kUnpacked, !Shape::kZeros>(
+          rows_, Word<kWord>(words_[0]), Word<kWord>(words_[1]), a_[kFirst / kBatch % 2][kIndex]);
       UnpackBatch<kFirst, kIndex + 1>();
     }
   }
@@ -322,7 +320,7 @@ PackedGemmParams ParamsOf(const LinearArgs& a, const PackedGemmPlan& plan,
   p.t = a.t;
   p.n = a.n;
   constexpr int kBandTokens = 2048;
-  p.band = std::max(1, kBandTokens / plan.tile.tokens);
+  p.band = kBandTokens / plan.tile.tokens;
   p.row_tiles = static_cast<int>(plan.row_tiles);
   p.token_tiles = static_cast<int>(plan.token_tiles);
   p.stages = static_cast<int>(plan.stages);

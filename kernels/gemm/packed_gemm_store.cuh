@@ -32,13 +32,8 @@ class PartialSums {
 
   // Adds those of blocks [first, end) in their order, once all are there.
   __device__ __forceinline__ void Add(int first, int end, float (&d)[Shape::kSums]) const {
-    if (thread_ % kWarpgroup < kWarp) {
-      for (int block = first + thread_ % kWarp; block < end; block += kWarp) {
-        while (LoadAcquire(Flag(block)) == 0) {
-        }
-        *Flag(block) = 0;
-      }
-    }
+    if (thread_ % kWarpgroup < kWarp)
+      TakeFlags(first + thread_ % kWarp, end, [&](int block) { return Flag(block); });
     GroupWait();
     for (int block = first; block < end; ++block) AddOne(block, d);
   }
@@ -69,6 +64,26 @@ class PartialSums {
   float* const sums_;
   uint32_t* const flags_;
   const int thread_;
+};
+
+// Where a warpgroup's chunks of outputs lie, and the parity of their barriers.
+template <typename Shape>
+class OutputPlace {
+ public:
+  explicit __device__ __forceinline__ OutputPlace(int group) : first_(group * Shape::kOutBuffers) {}
+
+  // Of a chunk of the tile.
+  __device__ __forceinline__ int Buffer(int chunk) const {
+    return first_ + chunk % Shape::kOutBuffers;
+  }
+  __device__ __forceinline__ uint32_t Parity(int chunk) const {
+    return (turns_ + chunk / Shape::kOutBuffers) & 1;
+  }
+  __device__ __forceinline__ void NextTile() { turns_ += Shape::kOutChunks / Shape::kOutBuffers; }
+
+ private:
+  const int first_;
+  uint32_t turns_ = 0;
 };
 
 // Brings a warpgroup's outputs from shared memory to y, and the residuals that they add to from
@@ -162,10 +177,10 @@ class OutputTile {
   // TMA has them. A warp writes kMatrices 8x8 matrices at a time, of kAtOnce eights of tokens.
   struct Plain {
     static constexpr bool kTakesResidual = true;
-    static constexpr int kRowBytes = OutputsOfGroup(false) * 2, kAtOnce = 2, kMatrices = 4;
+    static constexpr int kRowBytes = kPanelRowBytes, kAtOnce = 2, kMatrices = 4;
     static __device__ __forceinline__ uint32_t Lane(int warp, int lane) {
       const int token = lane / 16 * 8 + lane % 8, piece = warp * 2 + lane / 8 % 2;
-      return token * kRowBytes + ((piece ^ (token & 7)) << 4);
+      return PieceBytes(token, piece);
     }
     static __device__ __forceinline__ void Pack(const float* d, uint32_t (&out)[kMatrices]) {
 #pragma unroll

@@ -148,22 +148,19 @@ class RowUnpacker<__half, kBits> {
 // What a step's operand holds.
 enum class Unpacked {
   kWeights,
-  kMiddleWeights,   // every zero being 2^(kBits - 1)
-  kIntegers,        // q - zero
-  kMiddleIntegers,  // that, every zero being 2^(kBits - 1)
+  kIntegers,  // q - zero
 };
 
-// The operand of step kStep of a stage, from the lane's words of its two rows.
-template <int kStep, Unpacked kWhat, typename T, int kBits>
+// The operand of step kStep of a stage, from the lane's words of its two rows. kMiddle: every zero
+// is known to be 2^(kBits - 1).
+template <int kStep, Unpacked kWhat, bool kMiddle, typename T, int kBits>
 __device__ __forceinline__ void UnpackStep(const RowUnpacker<T, kBits> (&rows)[2], uint32_t word0,
                                            uint32_t word1, uint32_t (&a)[4]) {
   constexpr int kField = kBits == 4 ? kStep % 2 * 2 : 0;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const uint32_t word = half == 0 ? word0 : word1;
-    constexpr bool kMiddle =
-        kWhat == Unpacked::kMiddleIntegers || kWhat == Unpacked::kMiddleWeights;
-    if constexpr (kWhat == Unpacked::kWeights || kWhat == Unpacked::kMiddleWeights) {
+    if constexpr (kWhat == Unpacked::kWeights) {
       a[half] = rows[half].template Weights<kField, kMiddle>(word);
       a[2 + half] = rows[half].template Weights<kField + 1, kMiddle>(word);
     } else {

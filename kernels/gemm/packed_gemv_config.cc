@@ -29,8 +29,6 @@ constexpr int64_t kMaxX = 40 * 1024;
 
 int Int(int64_t value) { return static_cast<int>(value); }
 
-int64_t Parts(const PackedGemvProblem& p) { return p.gated ? 2 : 1; }
-
 // k that share a scale; one group of all k, which may be of any size, in whole chunks.
 int64_t GroupOf(const PackedGemvProblem& p) {
   return p.group >= p.k ? AlignUp(p.k, PackedBlock(p.bits)) : p.group;
@@ -45,7 +43,7 @@ int64_t ChunkRows(const PackedGemvProblem& p) {
 PackedGemvForm FormOf(const PackedGemvProblem& p) {
   using enum PackedGemvForm;
   if (p.t > 1) return kWide;
-  const int64_t bytes = Parts(p) * p.n * PackedRowBytes(p.bits, p.k);
+  const int64_t bytes = p.rows() * PackedRowBytes(p.bits, p.k);
   return p.joined || bytes >= kLargeBytes || p.k > kSmallK ? kLarge : kSmall;
 }
 
@@ -108,7 +106,7 @@ PackedGemvPlan PlanPackedGemv(const GemvGpu& gpu, const PackedGemvProblem& p) {
   plan.larger_blocks = Int(p.n / kTileRows % plan.blocks);
   const int64_t tiles = plan.block_tiles + (plan.larger_blocks > 0 ? 1 : 0);
   plan.form = FormOf(p);
-  plan.strips = Int(CeilDiv(tiles, kPackedGemvPairs * 2 / Parts(p)));
+  plan.strips = Int(CeilDiv(tiles, kPackedGemvPairs * 2 / (p.gated ? 2 : 1)));
   plan.strip_tiles = Int(CeilDiv(tiles, plan.strips));
   plan.strips = Int(CeilDiv(tiles, plan.strip_tiles));
   plan.rounds = Int(CeilDiv(plan.chunks, kPackedGemvWarps));

@@ -41,6 +41,8 @@ struct PackedGemvProblem {
   // One of several products of a kernel, t = 1: takes a whole multiprocessor whatever its size, and
   // keeps no more of x than it needs.
   bool joined = false;
+
+  int64_t rows() const { return (gated ? 2 : 1) * n; }  // of w
 };
 
 // Of checked args with a packed weight.

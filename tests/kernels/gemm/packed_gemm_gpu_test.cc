@@ -215,14 +215,13 @@ std::vector<Feature> FeaturesOf(int bits) {
   constexpr DType kBf16 = DType::kBf16, kF16 = DType::kF16;
   const LinearCase plain = {
       .t = 300, .n = 400, .k = 896, .dtype = kBf16, .weight_dtype = kBf16, .y_dtype = kBf16};
-  LinearCase half = plain, gated = plain, fused = plain, wide = plain;
+  LinearCase half = plain, gated = plain, fused = plain;
   half.dtype = half.weight_dtype = half.y_dtype = kF16;
   gated.gated = true;
   fused.bias = fused.residual = true;
-  LinearCase gated_half = half, fused_half = half;
+  LinearCase gated_half = half, fused_half = half, wide = fused;
   gated_half.gated = true;
   fused_half.bias = fused_half.residual = true;
-  wide = fused;
   wide.y_dtype = DType::kF32;
   return {
       {"zeros", {.linear = plain, .bits = bits, .zeros = true}},
